@@ -1,0 +1,1 @@
+"""The namespaces backend: containers on the host's kernel, as runc makes them."""

@@ -1,0 +1,141 @@
+"""The namespaces backend: spawn the executor on the host and answer it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pysandbox import executor
+from pysandbox.backend import Backend, Problem
+from pysandbox.cgroup.cgroup import load_cgroup, open_cgroup
+from pysandbox_namespaces import process as processes
+from pysandbox_namespaces.container import START_FIFO, NamespacesContainer
+from pysandbox_namespaces.conversation import converse
+from pysandbox_namespaces.planning import plan_init
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pysandbox.backend import Container, ContainerRecord, CreateRequest, Features, Options, Process
+    from pysandbox.cgroup.cgroup import Cgroup
+    from pysandbox.executor import Launch
+    from pysandbox.oci.types import Spec
+
+#: The oldest kernel with every call the executor makes: mount_setattr(2) came last.
+KERNEL_FLOOR = (5, 12)
+
+
+class NamespacesBackend(Backend):
+    """See `pysandbox.backend.Backend`."""
+
+    name: ClassVar[str] = "namespaces"
+
+    def probe(self) -> Sequence[Problem]:
+        """Look at the kernel's version, the caller's uid and the executor."""
+        from pysandbox_namespaces.probe import problems
+
+        return problems(KERNEL_FLOOR)
+
+    def features(self) -> Features:
+        """Report what the plan does with each field of the spec."""
+        from pysandbox_namespaces.features import FEATURES
+
+        return FEATURES
+
+    def plan(self, bundle: str, spec: Spec, container_id: str, options: Options) -> Sequence[Mapping[str, Any]]:
+        """Plan without doing."""
+        cgroup = _open_cgroup(spec, container_id, options)
+        plan = plan_init(bundle, spec, container_id, options, cgroup, {}, preserved=0)
+        return [{"op": operation.name, **operation.arguments} for operation in plan.operations]
+
+    def create(self, request: CreateRequest) -> Container:
+        """Make the cgroup, spawn the executor, and talk it through to the stop `ready`."""
+        cgroup = _open_cgroup(request.spec, request.id, request.options)
+        plan = plan_init(
+            request.bundle, request.spec, request.id, request.options, cgroup, request.state, len(request.stdio.preserved)
+        )
+        request.remember({"cgroup": cgroup.saved()})
+        with contextlib.ExitStack() as undo:
+            start = _make_start_fifo(request.state_dir)
+            undo.callback(os.close, start)
+            cgroup.create()
+            undo.callback(cgroup.remove)
+            launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots={"start": start})
+            undo.callback(_end, launch, cgroup)
+            init = _talk_through(launch, request, cgroup)
+            undo.pop_all()
+            os.close(start)
+        started = processes.start_time(init.pid)
+        return NamespacesContainer(request.id, request.state_dir, init, started, cgroup, launch)
+
+    def load(self, record: ContainerRecord) -> Container:
+        """Take hold of the init that the record names."""
+        from pysandbox.backend import Process
+
+        cgroup = load_cgroup(record.backend_state["cgroup"])
+        init = Process(pid=record.pid)
+        return NamespacesContainer(record.id, record.state_dir, init, record.pid_start_time, cgroup)
+
+    def destroy(self, record: ContainerRecord) -> None:
+        """End init if it is the one we made, and everything in the cgroup, and remove the cgroup."""
+        if processes.is_alive(record.pid, record.pid_start_time) and record.pid_start_time:
+            processes.send_signal(record.pid, record.pid_start_time, 9)
+        if "cgroup" in record.backend_state:
+            cgroup = load_cgroup(record.backend_state["cgroup"])
+            cgroup.kill()
+            cgroup.remove()
+
+
+def _open_cgroup(spec: Spec, container_id: str, options: Options) -> Cgroup:
+    path = spec.get("linux", {}).get("cgroupsPath", "")
+    return open_cgroup(path, container_id, systemd=options.systemd_cgroup)
+
+
+def _make_start_fifo(state_dir: str) -> int:
+    """Make the FIFO and open it both ways: never blocks, and counts as a reader while init holds it (fifo(7))."""
+    path = os.path.join(state_dir, START_FIFO)
+    os.mkfifo(path, 0o600)
+    return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _end(launch: Launch, cgroup: Cgroup) -> None:
+    launch.abort()
+    cgroup.kill()
+
+
+def _talk_through(launch: Launch, request: CreateRequest, cgroup: Cgroup) -> Process:
+    """Answer every stop of an init plan."""
+    spec = request.spec
+    linux_spec = spec.get("linux", {})
+    container_pid = 0
+
+    def write_maps(pid: int) -> None:
+        from pysandbox_namespaces.idmap import write_id_maps
+
+        write_id_maps(pid, linux_spec.get("uidMappings", ()), linux_spec.get("gidMappings", ()))
+
+    def move_devices(pid: int) -> None:
+        from pysandbox_namespaces.netdevice import move_devices as move
+
+        move(linux_spec.get("netDevices", {}), pid)
+
+    def runtime_created(pid: int) -> None:
+        cgroup.apply(linux_spec.get("resources", {}))
+        request.runtime_created(pid)
+
+    def send_listener(pid: int, number: int) -> None:
+        from pysandbox_namespaces.listener import container_process_state, send_listener as send
+
+        seccomp = linux_spec["seccomp"]
+        document = container_process_state(request.state, pid, seccomp.get("listenerMetadata", ""))
+        send(seccomp["listenerPath"], pid, number, document)
+
+    answers = {
+        "cgroup": cgroup.add,
+        "id_maps": write_maps,
+        "net_devices": move_devices,
+        "runtime_created": runtime_created,
+        "ready": lambda pid: None,
+    }
+    return converse(launch, answers, until="ready", on_listener=send_listener, trace=request.options.trace)

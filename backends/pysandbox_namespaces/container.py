@@ -1,0 +1,155 @@
+"""A container of this backend: an init process, a cgroup, and a FIFO at which init waits for `start`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal as signals
+from typing import TYPE_CHECKING, Any
+
+from pysandbox import executor
+from pysandbox.backend import Container, Process
+from pysandbox.errors import FailedPrecondition, NotFound
+from pysandbox_namespaces import process as processes
+from pysandbox_namespaces.conversation import converse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pysandbox.backend import ExecRequest, ExitStatus
+    from pysandbox.cgroup.cgroup import Cgroup
+    from pysandbox.executor import Launch
+    from pysandbox.oci.types import Resources, Spec
+
+#: The FIFO in the state directory. `create` opens it read-write for init, so it has a reader as long as init lives.
+START_FIFO = "start"
+
+
+class NamespacesContainer(Container):
+    """See `pysandbox.backend.Container`."""
+
+    def __init__(
+        self, container_id: str, state_dir: str, init: Process, started: int, cgroup: Cgroup, launch: Launch | None = None
+    ) -> None:
+        self.id = container_id
+        self.init = init
+        self._state_dir = state_dir
+        self._started = started
+        self._cgroup = cgroup
+        self._launch = launch  # only in the process that created the container
+        self._execs: dict[str, tuple[int, int]] = {}  # exec id → pid, start time
+
+    def start(self) -> None:
+        """Write the byte that init waits for. ENXIO: nobody reads, so init is gone."""
+        path = os.path.join(self._state_dir, START_FIFO)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise FailedPrecondition(f"cannot start {self.id}: its init is gone ({error.strerror})") from None
+        try:
+            os.write(descriptor, b"\0")
+        finally:
+            os.close(descriptor)
+        if self._launch is not None:
+            self._follow_execution(self._launch)
+
+    def _follow_execution(self, launch: Launch) -> None:
+        """Wait until init has executed the program, so that a failure is this call's failure."""
+        self._launch = None
+        try:
+            converse(launch, {})
+        finally:
+            launch.close()
+
+    def exec(self, request: ExecRequest) -> Process:
+        """Run the exec plan: the executor joins init's namespaces by pidfd."""
+        from pysandbox_namespaces.planning import plan_exec
+
+        plan = plan_exec(request, self._spec(), self._cgroup)
+        pidfd = os.pidfd_open(self.init.pid)
+        try:
+            if not processes.is_alive(self.init.pid, self._started):
+                raise FailedPrecondition("cannot exec in a stopped container")
+            launch = executor.spawn(plan, stdio=request.stdio, slots={"process": pidfd})
+        finally:
+            os.close(pidfd)
+        try:
+            answers = {"cgroup": lambda pid: self._cgroup.add(pid, request.cgroup)}
+            process = converse(launch, answers, trace=request.options.trace)
+        except BaseException:
+            launch.abort()
+            raise
+        launch.close()
+        self._execs[request.exec_id] = (process.pid, processes.start_time(process.pid))
+        return process
+
+    def kill(self, signal: int, *, exec_id: str | None = None, everyone: bool = False) -> None:
+        """Signal by pidfd; `everyone` goes through the cgroup. SIGKILL thaws, or it would wait for `resume`."""
+        if everyone:
+            self._cgroup.signal_all(signal)
+            return
+        pid, started = self._process(exec_id)
+        processes.send_signal(pid, started, signal)
+        if signal == signals.SIGKILL and self._cgroup.frozen():
+            self._cgroup.thaw()
+
+    def wait(self, exec_id: str | None = None, *, timeout: float | None = None) -> ExitStatus:
+        """Wait by pidfd, then reap."""
+        pid, started = self._process(exec_id)
+        return processes.wait_exit(pid, started, timeout)
+
+    def _process(self, exec_id: str | None) -> tuple[int, int]:
+        if exec_id is None:
+            return self.init.pid, self._started
+        if exec_id not in self._execs:
+            raise NotFound(f"exec {exec_id} of container {self.id}")
+        return self._execs[exec_id]
+
+    def alive(self) -> bool:
+        """Compare pid and start time with what /proc says."""
+        return processes.is_alive(self.init.pid, self._started)
+
+    def delete(self) -> None:
+        """End what is left in the cgroup (init may have shared the host's pid namespace), then remove it."""
+        if self._launch is not None:
+            self._launch.close()
+            self._launch = None
+        self._cgroup.kill()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.init.pid, os.WNOHANG)
+        self._cgroup.remove()
+
+    def pause(self) -> None:
+        """Freeze the cgroup."""
+        self._cgroup.freeze()
+
+    def resume(self) -> None:
+        """Thaw the cgroup."""
+        self._cgroup.thaw()
+
+    def paused(self) -> bool:
+        """Ask the cgroup's freezer."""
+        return self._cgroup.frozen()
+
+    def update(self, resources: Resources) -> None:
+        """Write the limits that are given; others stay."""
+        self._cgroup.apply(resources)
+
+    def stats(self) -> Mapping[str, Any]:
+        """Read the cgroup's usage."""
+        return self._cgroup.stats()
+
+    def pids(self) -> Sequence[int]:
+        """Read the pids of the cgroup and of those below it."""
+        return self._cgroup.pids()
+
+    def wait_oom(self) -> None:
+        """Block on the kernel's notification."""
+        self._cgroup.wait_oom()
+
+    def _spec(self) -> Spec:
+        """Return the spec as it was when the container was created: the bundle may be gone or changed by now."""
+        with open(os.path.join(self._state_dir, "config.json"), "rb") as file:
+            spec: Spec = json.load(file)
+        return spec

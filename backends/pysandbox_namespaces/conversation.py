@@ -1,0 +1,67 @@
+"""Talk an executor through its plan: answer its stops, collect what it reports."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pysandbox import executor
+from pysandbox.backend import Process
+from pysandbox.errors import Unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pysandbox.executor import Launch
+
+    #: What to do at a stop, given the pid of the process that waits.
+    Answer = Callable[[int], None]
+    Trace = Callable[[str, int], None]
+
+
+def converse(
+    launch: Launch,
+    answers: Mapping[str, Answer],
+    *,
+    until: str | None = None,
+    on_listener: Callable[[int, int], None] | None = None,
+    trace: Trace | None = None,
+) -> Process:
+    """Answer the executor until it has been told to go on from stop `until`, or has executed the program.
+
+    Returns the process it made. Raises `ExecutorError` for a step that failed, and what an answer raises; the caller
+    aborts the launch then.
+    """
+    pid = 0
+    console: int | None = None
+    try:
+        while (message := launch.next()) is not None:
+            if isinstance(message, executor.Pid):
+                pid = message.pid
+            elif isinstance(message, executor.Descriptor):
+                console = message.descriptor
+            elif isinstance(message, executor.Listener):
+                if on_listener is not None:
+                    on_listener(pid, message.number)
+                launch.go()
+            elif isinstance(message, executor.Step):
+                if trace is not None:
+                    trace(message.op, message.ns)
+            else:
+                _answer(launch, answers, message.name, pid or launch.outer_pid)
+                if message.name == until:
+                    return Process(pid=pid, console=console)
+    except BaseException:
+        if console is not None:
+            os.close(console)
+        raise
+    if until is not None:
+        raise Unknown(f"the executor ended before it reached {until!r}")
+    return Process(pid=pid, console=console)
+
+
+def _answer(launch: Launch, answers: Mapping[str, Answer], name: str, pid: int) -> None:
+    if name not in answers:
+        raise Unknown(f"the executor stopped at {name!r}, which nobody answers")
+    answers[name](pid)
+    launch.go()

@@ -1,0 +1,34 @@
+"""Write a user namespace's id maps from outside, as user_namespaces(7) demands."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pysandbox.oci.types import IdMapping
+
+
+def write_id_maps(pid: int, uid_mappings: Sequence[IdMapping], gid_mappings: Sequence[IdMapping]) -> None:
+    """Write /proc/PID/uid_map and gid_map, each in the single write(2) that the kernel accepts."""
+    _write(pid, "uid_map", _lines(uid_mappings))
+    _write(pid, "gid_map", _lines(gid_mappings))
+
+
+def _lines(mappings: Sequence[IdMapping]) -> bytes:
+    return b"".join(b"%d %d %d\n" % (m["containerID"], m["hostID"], m["size"]) for m in mappings)
+
+
+def _write(pid: int, name: str, content: bytes) -> None:
+    if not content:
+        return
+    path = f"/proc/{pid}/{name}"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno), path) from None
+    finally:
+        os.close(descriptor)

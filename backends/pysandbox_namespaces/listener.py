@@ -1,0 +1,50 @@
+"""Hand a container's seccomp notify descriptor to the agent that listens for it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pysandbox import linux
+from pysandbox.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Seconds to wait for the agent to take the descriptor.
+PATIENCE = 10.0
+
+
+def container_process_state(state: Mapping[str, Any], pid: int, metadata: str) -> dict[str, Any]:
+    """Return the document that goes with the descriptor: runtime-spec, "The Container Process State"."""
+    return {
+        "ociVersion": state["ociVersion"],
+        "fds": ["seccompFd"],
+        "pid": pid,
+        "metadata": metadata,
+        "state": {**state, "pid": state.get("pid") or pid},
+    }
+
+
+def send_listener(path: str, pid: int, number: int, document: Mapping[str, Any]) -> None:
+    """Take descriptor `number` out of process `pid` and send it, with the document, to the socket at `path`.
+
+    The process cannot send it itself: its filter is already in force and may stop it in sendmsg(2).
+    """
+    import os
+    import socket
+
+    pidfd = os.pidfd_open(pid)
+    try:
+        listener = linux.pidfd_getfd(pidfd, number)
+    finally:
+        os.close(pidfd)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.settimeout(PATIENCE)
+            peer.connect(path)
+            socket.send_fds(peer, [json.dumps(document).encode()], [listener])
+    except OSError as error:
+        raise Unavailable(f"linux.seccomp.listenerPath: cannot hand the descriptor to {path}: {error.strerror}") from None
+    finally:
+        os.close(listener)
