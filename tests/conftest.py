@@ -1,0 +1,265 @@
+"""What every test may ask for.
+
+`pysandbox` (or `runtime`, which `--runtime PATH` replaces by another one, `runc` say) is a `Runtime` with a state
+directory of its own; `make_bundle(["true"], mutate)` makes a bundle with a busybox root; `leaks` fails a test that
+leaves a process, mount, cgroup, keyring, descriptor or record behind. Preconditions: `from precondition import requires`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import busybox
+import pytest
+from precondition import requires
+from runtime import Runtime, children, command_line, end_children, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from runtime import MakeBundle
+
+REPOSITORY = Path(__file__).parent.parent
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runtime", default=None, help="run the `runtime` tests against this OCI runtime instead")
+
+
+def pytest_sessionstart() -> None:
+    # Orphans of whatever the tests start come to this process, where `leaks` and the teardown find them.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    os.environ.setdefault("LC_ALL", "C.UTF-8")
+
+
+def pytest_sessionfinish() -> None:
+    end_children(set())
+
+
+# -- the runtime -------------------------------------------------------------------------------------------------------
+
+
+def _interpreter() -> str:
+    """Return the real interpreter: the one below a venv."""
+    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `pysandbox` executable that runs this checkout, made from the same template as the installed one."""
+    paths = [str(REPOSITORY / "runtime_api"), str(REPOSITORY / "backends")]
+    paths += [path for path in sys.path if path.endswith("-packages")]
+    text = (REPOSITORY / "runtime_api/launcher.in").read_text()
+    program = tmp_path_factory.mktemp("launcher") / "pysandbox"
+    program.write_text(text.replace("@PYTHON@", _interpreter()).replace("@PATHS@", json.dumps(paths)))
+    program.chmod(0o755)
+    return program
+
+
+@pytest.fixture
+def root_dir(tmp_path: Path) -> Path:
+    """A state directory, not yet made."""
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def pysandbox(launcher: Path, root_dir: Path) -> Iterator[Runtime]:
+    """The runtime under test. What a test leaves is removed after it, whatever the test did."""
+    yield from _runtime([str(launcher)], root_dir)
+
+
+@pytest.fixture
+def runc(tmp_path: Path) -> Iterator[Runtime]:
+    """The yardstick, with a state directory of its own."""
+    requires("root", "command runc")
+    yield from _runtime(["runc"], tmp_path / "runc-root")
+
+
+@pytest.fixture
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    """Pysandbox, or what `--runtime` names: for tests that must hold (or be shown to fail) on others too."""
+    chosen = request.config.getoption("--runtime")
+    if chosen is None:
+        found: Runtime = request.getfixturevalue("pysandbox")
+        return found
+    made = Runtime([chosen], request.getfixturevalue("root_dir"))
+    request.addfinalizer(made.remove_all)
+    return made
+
+
+def _runtime(command: list[str], root: Path) -> Iterator[Runtime]:
+    known = set(children())
+    runtime = Runtime(command, root)
+    yield runtime
+    try:
+        runtime.remove_all()
+    finally:
+        end_children(known)
+        for line in runtime.log:
+            print(line)
+
+
+# -- bundles -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def busybox_rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root file system to copy, never to write to."""
+    try:
+        rootfs = tmp_path_factory.mktemp("busybox") / "rootfs"
+        busybox.build(rootfs)
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
+    return rootfs
+
+
+@pytest.fixture
+def make_bundle(request: pytest.FixtureRequest, tmp_path: Path) -> MakeBundle:
+    """Make bundles: the default spec without a terminal, a writable busybox root, the given program."""
+
+    def make(
+        args: list[str],
+        mutate: Callable[[dict[str, Any]], object] | None = None,
+        *,
+        rootfs: bool = True,
+        **process: Any,
+    ) -> Path:
+        number = sum(1 for entry in tmp_path.iterdir() if entry.name.startswith("bundle"))
+        bundle = tmp_path / f"bundle{number}"
+        bundle.mkdir()
+        if rootfs:
+            shutil.copytree(request.getfixturevalue("busybox_rootfs"), bundle / "rootfs", symlinks=True)
+        spec = _base_spec()
+        spec["process"].update({"args": args, "terminal": False, **process})
+        spec["root"]["readonly"] = False
+        if mutate is not None:
+            mutate(spec)
+        (bundle / "config.json").write_text(json.dumps(spec, indent=1))
+        return bundle
+
+    return make
+
+
+@pytest.fixture
+def bundle(make_bundle: MakeBundle) -> Path:
+    """A bundle whose program sleeps."""
+    return make_bundle(["sleep", "1000"])
+
+
+def _base_spec() -> dict[str, Any]:
+    from pysandbox.oci.default import default_spec
+
+    spec: dict[str, Any] = json.loads(json.dumps(default_spec()))
+    return spec
+
+
+# -- leaks -------------------------------------------------------------------------------------------------------------
+
+
+class Host:
+    """What there is on the host that a container could leave behind, as far as this test can have made it."""
+
+    def __init__(self, tmp_path: Path, runtimes: list[Runtime]) -> None:
+        self.tmp_path = tmp_path
+        self.runtimes = runtimes
+
+    def look(self) -> dict[str, set[str]]:
+        """Return the things by kind."""
+        return {
+            "processes": {command_line(pid) for pid in children() if not _reaped(pid)},
+            "mounts": self._mounts(),
+            "cgroups": self._cgroups(),
+            "keyrings": self._keyrings(),
+            "descriptors": _descriptors(),
+            "records": {
+                str(entry) for runtime in self.runtimes if runtime.root.is_dir() for entry in runtime.root.iterdir()
+            },
+            "network namespaces": set(os.listdir("/run/netns")) if os.path.isdir("/run/netns") else set(),
+        }
+
+    def _ids(self) -> list[str]:
+        return [container_id for runtime in self.runtimes for container_id in runtime.ids]
+
+    def _mounts(self) -> set[str]:
+        ours = [str(self.tmp_path), *self._ids()]
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        return {line for line in lines if any(part in line for part in ours)}
+
+    def _cgroups(self) -> set[str]:
+        ids = self._ids()
+        walk = os.walk("/sys/fs/cgroup") if ids else ()
+        return {
+            os.path.join(top, name) for top, names, _ in walk for name in names if any(part in name for part in ids)
+        }
+
+    def _keyrings(self) -> set[str]:
+        ids = self._ids()
+        lines = Path("/proc/keys").read_text().splitlines() if ids and os.path.exists("/proc/keys") else []
+        return {line.split()[0] for line in lines if any(part in line for part in ids)}
+
+
+def _reaped(pid: int) -> bool:
+    """Collect an orphan that ended; say whether there was nothing else left of it."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return not os.path.exists(f"/proc/{pid}")
+
+
+def _descriptors() -> set[str]:
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{number} -> {os.readlink(f'/proc/self/fd/{number}')}")
+        except OSError:  # the descriptor of the listing itself
+            continue
+    return found
+
+
+@pytest.fixture
+def leaks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+    """Fail the test if, 5 seconds after it, the host holds anything that it did not hold before.
+
+    The test has to delete what it made: this looks before the other fixtures clean up. Ask for it last.
+    """
+    names = [name for name in ("pysandbox", "runtime", "runc") if name in request.fixturenames]
+    runtimes = list({id(found): found for found in map(request.getfixturevalue, names)}.values())
+    host = Host(tmp_path, runtimes)
+    before = host.look()
+    yield host
+
+    def new() -> dict[str, list[str]]:
+        after = host.look()
+        return {kind: sorted(after[kind] - before[kind]) for kind in after if after[kind] - before[kind]}
+
+    try:
+        eventually(lambda: not new(), "the host is as it was", seconds=5)
+    except AssertionError:
+        pytest.fail(f"left behind: {json.dumps(new(), indent=1)}")
+
+
+# -- the repository ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The top of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def tracked_files() -> list[Path]:
+    """All files that git knows and that exist, or would know (new and not ignored)."""
+    listed = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return [REPOSITORY / name for name in listed.stdout.split("\0") if name and (REPOSITORY / name).is_file()]
