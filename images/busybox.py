@@ -10,13 +10,13 @@ from pathlib import Path
 
 DIRECTORIES = ("bin", "dev", "etc", "home", "proc", "root", "run", "sbin", "sys", "tmp", "usr/bin", "usr/sbin", "var")
 
-PASSWD = """\
+USERS = """\
 root:x:0:0:root:/root:/bin/sh
 daemon:x:1:1:daemon:/:/bin/false
 user:x:1000:1000:user:/home:/bin/sh
 """
 
-GROUP = """\
+GROUPS = """\
 root:x:0:
 daemon:x:1:
 user:x:1000:
@@ -37,8 +37,8 @@ def build(rootfs: Path) -> None:
         (rootfs / directory).mkdir(parents=True)
     (rootfs / "tmp").chmod(0o1777)
     (rootfs / "root").chmod(0o700)
-    (rootfs / "etc/passwd").write_text(PASSWD)
-    (rootfs / "etc/group").write_text(GROUP)
+    (rootfs / "etc/passwd").write_text(USERS)
+    (rootfs / "etc/group").write_text(GROUPS)
     busybox = find_busybox()
     shutil.copy2(busybox, rootfs / "bin/busybox")
     for command in _commands(busybox):

@@ -2,7 +2,7 @@
 
 `pysandbox` (or `runtime`, which `--runtime PATH` replaces by another one, `runc` say) is a `Runtime` with a state
 directory of its own; `make_bundle(["true"], mutate)` makes a bundle with a busybox root; `leaks` fails a test that
-leaves a process, mount, cgroup, keyring, descriptor or record behind. Preconditions: `from precondition import requires`.
+leaves a process, mount, cgroup, keyring, descriptor or record behind. `from precondition import requires` skips.
 """
 
 from __future__ import annotations
@@ -84,15 +84,13 @@ def runc(tmp_path: Path) -> Iterator[Runtime]:
 
 
 @pytest.fixture
-def runtime(request: pytest.FixtureRequest) -> Runtime:
+def runtime(request: pytest.FixtureRequest, root_dir: Path) -> Iterator[Runtime]:
     """Pysandbox, or what `--runtime` names: for tests that must hold (or be shown to fail) on others too."""
     chosen = request.config.getoption("--runtime")
     if chosen is None:
-        found: Runtime = request.getfixturevalue("pysandbox")
-        return found
-    made = Runtime([chosen], request.getfixturevalue("root_dir"))
-    request.addfinalizer(made.remove_all)
-    return made
+        yield request.getfixturevalue("pysandbox")
+    else:
+        yield from _runtime([chosen], root_dir)
 
 
 def _runtime(command: list[str], root: Path) -> Iterator[Runtime]:

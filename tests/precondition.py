@@ -1,4 +1,4 @@
-"""What a test needs of the host. `requires("root", "cgroup v1 memory")` stands at the head of a test and skips, saying why."""
+"""What a test needs of the host: `requires("root", "cgroup v1 memory")` at its head skips it, saying why."""
 
 from __future__ import annotations
 

@@ -85,11 +85,12 @@ class Runtime:
 
     def wait_status(self, container_id: str, status: str, *, seconds: float = 10) -> dict[str, Any]:
         """Wait until the container has this status, and return its state document."""
-        return eventually(
-            lambda: next(iter([found for found in [self.state(container_id)] if found["status"] == status]), None),
-            f"{container_id} is {status}",
-            seconds=seconds,
-        )
+
+        def reached() -> dict[str, Any] | None:
+            found = self.state(container_id)
+            return found if found["status"] == status else None
+
+        return dict(eventually(reached, f"{container_id} is {status}", seconds=seconds))
 
     def remove_all(self) -> None:
         """Remove every container that still has a record, whatever its state."""

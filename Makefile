@@ -1,0 +1,134 @@
+# What a person types. Every target is safe to repeat; what is done already takes no time.
+#
+#   make demo        set up, make a bundle, run it, show what it sees
+#   make test        set up, then all tests and linters (DAEMONS=no: without docker, podman and containerd)
+#   make setup       .venv/bin/pysandbox and the executor, nothing else
+#   make lint        only the linters                 make bench   against runc and crun
+#   make soak        the long tests                   make clean   remove what was built here
+#   make install     /usr/local/bin/pysandbox         make uninstall
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+DAEMONS ?= yes
+
+STAMPS   := .stamps
+VENV     := .venv
+EXECUTOR := guest_agent/target/release/pysandbox-executor
+MSRV     := $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' guest_agent/Cargo.toml 2>/dev/null)
+# /usr/bin first: a `python3` found earlier on PATH is often a slow wrapper around the real one.
+PYTHON   ?= $(shell for p in /usr/bin/python3 /usr/bin/python3.1[1-9] $$(command -v python3 || true); do \
+              "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+RUST_SOURCES := $(shell find guest_agent -path guest_agent/target -prune -o -type f -print 2>/dev/null)
+
+say = @printf '\033[1m[%s]\033[0m %s\n' "$(1)" "$(2)"
+
+.PHONY: help setup demo test lint bench soak install uninstall clean
+help:
+	@sed -n '3,9s/^# \{0,1\}//p' Makefile
+
+# -- setup -------------------------------------------------------------------------------------------------------------
+
+setup: $(STAMPS)/packages $(STAMPS)/venv $(EXECUTOR) $(VENV)/bin/pysandbox
+
+$(STAMPS):
+	@mkdir -p $(STAMPS)
+
+$(STAMPS)/packages: Makefile setup/packages.sh | $(STAMPS)
+	$(call say,1/4,system packages)
+	@setup/packages.sh build "$(MSRV)"
+	touch $@
+
+$(STAMPS)/venv: pyproject.toml setup.py $(STAMPS)/packages
+	$(call say,2/4,virtual environment $(VENV): $(PYTHON) with pluggy$(comma) jeepney$(comma) pyroute2)
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later found" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(EXECUTOR): $(RUST_SOURCES) $(STAMPS)/packages
+	$(call say,3/4,building the executor (Rust$(comma) release$(comma) static))
+	@cd guest_agent
+	$$(../setup/packages.sh cargo "$(MSRV)") build --release --locked
+	cd ..
+	setup/packages.sh static $(EXECUTOR)
+	touch $(EXECUTOR)
+
+$(VENV)/bin/pysandbox: runtime_api/launcher.in $(STAMPS)/venv
+	$(call say,4/4,$(VENV)/bin/pysandbox)
+	@purelib=$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	setup/launcher.sh "$$($(VENV)/bin/python -c 'import os, sys; print(os.path.realpath(sys._base_executable))')" \
+	    "$(CURDIR)/runtime_api" "$(CURDIR)/backends" "$$purelib" > $@.new
+	chmod 755 $@.new
+	mv $@.new $@
+	$(VENV)/bin/python -m compileall -q runtime_api backends "$$purelib"
+
+comma := ,
+
+# -- what one does with it ---------------------------------------------------------------------------------------------
+
+demo: setup
+	@setup/demo.sh $(VENV)/bin/pysandbox
+
+$(STAMPS)/test: pyproject.toml $(STAMPS)/venv
+	$(call say,+,linters and test tools)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	touch $@
+
+$(STAMPS)/test-packages-$(DAEMONS): setup/packages.sh $(STAMPS)/packages
+	$(call say,+,packages for the tests (daemons: $(DAEMONS)))
+	@setup/packages.sh test $(DAEMONS)
+	touch $@
+
+test: setup $(STAMPS)/test $(STAMPS)/test-packages-$(DAEMONS)
+	$(call say,1/2,cargo test)
+	@status=0
+	(cd guest_agent && $$(../setup/packages.sh cargo "$(MSRV)") test --release --locked) || status=1
+	printf '\033[1m[2/2]\033[0m pytest\n'
+	$(VENV)/bin/python -m pytest $(TESTS) || status=1
+	exit $$status
+
+lint: setup $(STAMPS)/test
+	@$(VENV)/bin/python -m pytest tests/style
+
+bench: setup
+	@$(VENV)/bin/python -P -m pysandbox.compare.bench $(BENCH)
+
+soak: setup $(STAMPS)/test $(STAMPS)/test-packages-$(DAEMONS)
+	@$(VENV)/bin/python -m pytest tests/soak -o addopts= -ra --timeout=0 $(SOAK)
+
+# -- install -----------------------------------------------------------------------------------------------------------
+
+LIBRARY := $(DESTDIR)$(PREFIX)/lib/pysandbox
+
+install: setup
+	$(call say,1/2,$(LIBRARY))
+	@umask 022
+	interpreter=$$($(VENV)/bin/python -c 'import os, sys; print(os.path.realpath(sys._base_executable))')
+	rm -rf "$(LIBRARY).new"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --target "$(LIBRARY).new" .
+	rm -rf "$(LIBRARY).new/bin"
+	chmod -R go-w "$(LIBRARY).new"
+	test "$$(id -u)" != 0 || chown -R 0:0 "$(LIBRARY).new"
+	"$$interpreter" -IS -m compileall -q -s "$(LIBRARY).new" -p "$(PREFIX)/lib/pysandbox" "$(LIBRARY).new"
+	rm -rf "$(LIBRARY)"
+	mv "$(LIBRARY).new" "$(LIBRARY)"
+	printf '\033[1m[2/2]\033[0m %s\n' "$(DESTDIR)$(PREFIX)/bin/pysandbox"
+	mkdir -p "$(DESTDIR)$(PREFIX)/bin"
+	setup/launcher.sh "$$interpreter" "$(PREFIX)/lib/pysandbox" > "$(DESTDIR)$(PREFIX)/bin/pysandbox.new"
+	chmod 755 "$(DESTDIR)$(PREFIX)/bin/pysandbox.new"
+	mv "$(DESTDIR)$(PREFIX)/bin/pysandbox.new" "$(DESTDIR)$(PREFIX)/bin/pysandbox"
+
+uninstall:
+	@rm -rf "$(LIBRARY)" "$(LIBRARY).new" "$(DESTDIR)$(PREFIX)/bin/pysandbox"
+	echo "removed $(LIBRARY) and $(DESTDIR)$(PREFIX)/bin/pysandbox"
+
+clean:
+	@rm -rf $(STAMPS) $(VENV) guest_agent/target build dist runtime_api/*.egg-info runtime_api/pysandbox/libexec
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
