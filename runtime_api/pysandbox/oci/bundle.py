@@ -1,0 +1,140 @@
+"""A bundle on disk: the directory, its config.json, its root file system."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pysandbox.errors import InvalidArgument
+from pysandbox.oci.document import open_document, open_stream, read_object
+from pysandbox.oci.validate import validate, validate_process, validate_resources
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pysandbox.oci.types import Process, Resources, Spec
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that passed every check. `path` and `rootfs` are absolute and free of symbolic links."""
+
+    path: str
+    spec: Spec
+    rootfs: str
+
+
+def load_bundle(path: str) -> Bundle:
+    """Read and check the bundle in a directory.
+
+    Raises InvalidArgument, whose text names the file or the JSON path. What the spec leaves out and every reader would
+    have to guess is filled in: `process.user` with its uid and gid (0, as for runc).
+    """
+    directory = _directory(path)
+    spec = _read_config(directory)
+    validate(spec)
+    _refuse_host_network(spec)
+    _fill_in(spec["process"])
+    return Bundle(directory, spec, _rootfs(directory, spec["root"]["path"]))
+
+
+def load_process(path: str) -> Process:
+    """Read and check the file of `exec --process`: one process object. A pipe will do, for `--process <(…)`."""
+    process: Any = _read_stream(path)
+    validate_process(process, "process")
+    _fill_in(process)
+    return process  # type: ignore[no-any-return]
+
+
+def load_resources(path: str) -> Resources:
+    """Read and check the file of `update --resources`: one resources object; `-` is standard input."""
+    resources: Any = read_object(0, "standard input") if path == "-" else _read_stream(path)
+    validate_resources(resources, "resources")
+    return resources  # type: ignore[no-any-return]
+
+
+def _directory(path: str) -> str:
+    try:
+        directory = os.path.realpath(path or ".", strict=True)
+        mode = os.stat(directory).st_mode
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"chdir {path}: {_reason(error)}") from None
+    if not stat.S_ISDIR(mode):
+        raise InvalidArgument(f"chdir {path}: not a directory")
+    return directory
+
+
+def _read_config(directory: str) -> Spec:
+    try:
+        descriptor = open_document(f"{directory}/{CONFIG}", CONFIG)
+    except FileNotFoundError:
+        raise InvalidArgument(f"JSON specification file {CONFIG} not found") from None
+    try:
+        return read_object(descriptor, CONFIG)  # type: ignore[return-value]
+    finally:
+        os.close(descriptor)
+
+
+def _read_stream(path: str) -> dict[str, Any]:
+    descriptor = open_stream(path, path)
+    try:
+        return read_object(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def _rootfs(directory: str, path: str) -> str:
+    """Find the root file system: an existing directory, with no symbolic link on the way to it.
+
+    A link would let whoever may write beside the bundle choose the root after it was checked.
+    """
+    joined = os.path.normpath(path if path.startswith("/") else f"{directory}/{path}")
+    try:
+        mode = os.stat(joined).st_mode
+        real = os.path.realpath(joined, strict=True)
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"invalid rootfs: stat {joined}: {_reason(error)}") from None
+    if not stat.S_ISDIR(mode):
+        raise InvalidArgument(f"invalid rootfs: {joined}: not a directory")
+    if os.path.normpath(real) != joined:
+        raise InvalidArgument(f"invalid rootfs: {joined}: not an absolute path, or a symlink")
+    return joined
+
+
+def _fill_in(process: Process) -> None:
+    user = process.setdefault("user", {"uid": 0, "gid": 0})
+    user.setdefault("uid", 0)
+    user.setdefault("gid", 0)
+
+
+def _refuse_host_network(spec: Spec) -> None:
+    """Refuse what would change the host's network: joining our own namespace by its path is no private one."""
+    linux = spec.get("linux", {})
+    if not (linux.get("sysctl") or linux.get("netDevices")):
+        return
+    for index, namespace in enumerate(linux.get("namespaces", ())):
+        if namespace["type"] == "network" and _is_ours(namespace.get("path", ""), f"linux.namespaces[{index}].path"):
+            if linux.get("netDevices"):
+                raise InvalidArgument(
+                    "linux.netDevices: unable to move network devices without a private NET namespace"
+                )
+            for key in linux.get("sysctl", ()):
+                if key.startswith(("net.", "net/")):
+                    raise InvalidArgument(f'linux.sysctl: sysctl "{key}" not allowed in host network namespace')
+
+
+def _is_ours(path: str, place: str) -> bool:
+    if not path:
+        return False
+    try:
+        return os.path.samefile(path, "/proc/self/ns/net")
+    except OSError as error:
+        raise InvalidArgument(f"{place}: {path}: {_reason(error)}") from None
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()

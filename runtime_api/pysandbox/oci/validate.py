@@ -1,0 +1,174 @@
+"""The check of a whole spec against runtime-spec 1.2 and 1.3 for Linux, and against what runc refuses.
+
+Unknown properties pass, sections of other platforms are not looked at. A value that is wrong, or that means something
+this program does not do, is refused with its JSON path. Pure: nothing of the host is looked at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pysandbox.oci.capabilities import CAPABILITIES
+from pysandbox.oci.document import format_path, quote
+from pysandbox.oci.linux_rules import LINUX, check_namespaced, check_user_namespace
+from pysandbox.oci.mount_rules import MOUNTS, check_mounts
+from pysandbox.oci.process_rules import CAPABILITY_SETS, PROCESS
+from pysandbox.oci.resource_rules import RESOURCES
+from pysandbox.oci.schema import (
+    INT64,
+    Array,
+    Bad,
+    Integer,
+    Object,
+    Strings,
+    Table,
+    absolute,
+    boolean,
+    filled,
+    line,
+    string,
+    uint32,
+    uint64,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pysandbox.oci.schema import Shape
+    from pysandbox.oci.types import Spec
+
+HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+
+
+def validate(spec: Any) -> None:
+    """Check a whole spec. Raises InvalidArgument: `linux.namespaces[2].type: unknown namespace "foo"`."""
+    try:
+        SPEC(spec)
+        check_mounts(spec)
+        check_namespaced(spec)
+        check_user_namespace(spec)
+    except Bad as bad:
+        raise bad.refusal() from None
+
+
+def validate_process(process: Any, path: str) -> None:
+    """Check one process object; `path` is its own JSON path, for errors."""
+    try:
+        PROCESS(process)
+    except Bad as bad:
+        raise bad.refusal(path) from None
+
+
+def validate_resources(resources: Any, path: str) -> None:
+    """Check one resources object; `path` is its own JSON path, for errors."""
+    try:
+        RESOURCES(resources)
+    except Bad as bad:
+        raise bad.refusal(path) from None
+
+
+def warnings(spec: Spec) -> list[str]:
+    """List what a valid spec says in vain, or in a form that is going away: one line each, for the log."""
+    return [f"{format_path(keys)}: {problem}" for keys, problem in _warnings(spec)]
+
+
+def _version(value: Any) -> None:
+    string(value)
+    numbers = value.partition("+")[0].partition("-")[0].split(".")
+    if len(numbers) != 3 or not all(_is_number(number) for number in numbers):
+        raise Bad(f"must be a semantic version like 1.2.0, not {quote(value)}")
+    suffix = value[len(".".join(numbers)) :]
+    if suffix in {"-", "+"} or any(not (c.isascii() and (c.isalnum() or c in "-+.")) for c in suffix):
+        raise Bad(f"must be a semantic version like 1.2.0, not {quote(value)}")
+    if numbers[0] != "1":
+        raise Bad(f"unsupported version {quote(value)}: this program implements runtime-spec 1.x")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9 and (text == "0" or text[0] != "0")
+
+
+def _host_name(value: Any) -> None:
+    line(value)
+    if len(value.encode(errors="surrogateescape")) > 64:  # __NEW_UTS_LEN
+        raise Bad(f"must not be longer than 64 bytes, but has {len(value.encode())}")
+
+
+_HOOK = Object({"path": absolute, "args": Strings(), "env": Strings(), "timeout": Integer(1, INT64)}, ("path",))
+
+_PROGRAM: dict[str, Shape] = {"path": absolute, "parameters": Strings()}
+
+_VM = Object(
+    {
+        "hypervisor": Object(_PROGRAM, ("path",)),
+        "kernel": Object({**_PROGRAM, "initrd": absolute}, ("path",)),
+        "image": Object({"path": absolute, "format": filled}, ("path", "format")),
+        "hwConfig": Object(
+            {
+                "deviceTree": absolute,
+                "vcpus": Integer(1, 4096),
+                "memory": Integer(1, INT64),
+                "dtdevs": Strings(),
+                "iomems": Array(
+                    Object({"firstGFN": uint64, "firstMFN": uint64, "nrMFNs": uint64}, ("firstMFN", "nrMFNs"))
+                ),
+                "irqs": Array(uint32),
+            }
+        ),
+    }
+)
+
+#: The shape of config.json.
+SPEC = Object(
+    {
+        "ociVersion": _version,
+        "process": PROCESS,
+        "root": Object({"path": filled, "readonly": boolean}, ("path",)),
+        "hostname": _host_name,
+        "domainname": _host_name,
+        "mounts": MOUNTS,
+        "hooks": Object(dict.fromkeys(HOOKS, Array(_HOOK))),
+        "annotations": Table(filled, string),
+        "linux": LINUX,
+        "vm": _VM,
+    },
+    ("ociVersion", "process", "root"),
+)
+
+
+def _warnings(spec: Spec) -> Iterator[tuple[list[str | int], str]]:
+    yield from _mount_warnings(spec)
+    yield from _capability_warnings(spec)
+    yield from _linux_warnings(spec)
+    if spec.get("hooks", {}).get("prestart"):
+        yield ["hooks", "prestart"], "deprecated, use createRuntime, createContainer or startContainer"
+    for name in ("windows", "solaris", "zos", "freebsd"):
+        if name in spec:
+            yield [name], "ignored: of another platform"
+
+
+def _mount_warnings(spec: Spec) -> Iterator[tuple[list[str | int], str]]:
+    for index, mount in enumerate(spec.get("mounts", ())):
+        if not mount["destination"].startswith("/"):
+            yield ["mounts", index, "destination"], "relative destination path is deprecated, using it as relative to /"
+
+
+def _capability_warnings(spec: Spec) -> Iterator[tuple[list[str | int], str]]:
+    capabilities = spec["process"].get("capabilities", {})
+    unknown = {}
+    for name in CAPABILITY_SETS:
+        members: list[str] = capabilities.get(name, [])  # type: ignore[assignment]
+        unknown.update({member: name for member in reversed(members) if member not in CAPABILITIES})
+    for member in sorted(unknown):
+        path: list[str | int] = ["process", "capabilities", unknown[member]]
+        yield path, f"ignoring unknown or unavailable capability {quote(member)}"
+
+
+def _linux_warnings(spec: Spec) -> Iterator[tuple[list[str | int], str]]:
+    linux = spec.get("linux", {})
+    memory = linux.get("resources", {}).get("memory", {})
+    for name in ("kernel", "kernelTCP"):
+        if name in memory:
+            yield ["linux", "resources", "memory", name], "kernel memory settings are ignored"
+    if linux.get("uidMappings") and any(n["type"] == "user" and n.get("path") for n in linux.get("namespaces", ())):
+        yield ["linux", "uidMappings"], "ignored: the user namespace is joined by path and has mappings already"
