@@ -14,7 +14,7 @@ def requires(*preconditions: str) -> None:
     """Skip the test, with the reason, unless all hold.
 
     `root` · `command NAME` · `kernel MAJOR.MINOR` · `cgroup v1 CONTROLLER` · `cgroup v2 CONTROLLER` · `file PATH` ·
-    `capability NUMBER`
+    `capability NUMBER` · `systemd` · `apparmor`
     """
     for precondition in preconditions:
         kind, _, argument = precondition.partition(" ")
@@ -60,6 +60,16 @@ def _capability(number: str) -> str:
     return "not in the effective set"
 
 
+def _systemd(_: str) -> str:
+    return "" if Path("/run/systemd/system").is_dir() else "systemd does not run this host (the guest of `make soak` has it)"
+
+
+def _apparmor(_: str) -> str:
+    enabled = Path("/sys/module/apparmor/parameters/enabled")
+    on = enabled.exists() and enabled.read_text().startswith("Y")
+    return "" if on else "this kernel has none (the guest of `make soak` has it)"
+
+
 _CHECKS = {
     "root": _root,
     "command": _command,
@@ -67,4 +77,6 @@ _CHECKS = {
     "file": _file,
     "cgroup": _cgroup,
     "capability": _capability,
+    "systemd": _systemd,
+    "apparmor": _apparmor,
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGES = (
-    "systemd", "systemd-sysv", "dbus", "apparmor", "python3-pytest", "python3-pluggy", "python3-jeepney",
+    "systemd", "systemd-sysv", "dbus", "apparmor", "python3-pytest", "python3-pytest-timeout", "python3-pluggy", "python3-jeepney",
     "python3-pyroute2", "libseccomp2", "busybox-static", "procps", "iproute2", "kmod", "util-linux", "runc",
     "linux-image-cloud-amd64", "initramfs-tools",
 )  # fmt: skip
