@@ -1,0 +1,1 @@
+"""cgroups, v1 and v2, behind one interface: in go OCI resources, out come writes."""

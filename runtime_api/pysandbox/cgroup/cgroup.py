@@ -1,0 +1,188 @@
+"""One container's cgroup, behind one interface, whichever way the host does cgroups.
+
+`open_cgroup` decides where a new container's cgroup will be and touches nothing; `create` makes it. `load_cgroup` takes
+hold of it again from what `saved` returned. Limits go in as the spec's own `linux.resources` object, usage comes out in
+the shape of runc's `events --stats`.
+
+A cgroup that is in use by somebody else is never taken, signalled or removed: `create` refuses one that has processes,
+and marks what it made with the container's id (an extended attribute, which the kernel drops with the directory);
+`kill`, `signal_all`, `freeze` and `remove` do nothing to a directory that carries another mark or none.
+
+Sources: cgroups(7), the kernel's admin-guide/cgroup-v1 and cgroup-v2, runtime-spec config-linux.md.
+"""
+
+from __future__ import annotations
+
+import abc
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pysandbox.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from pysandbox.cgroup.layout import Layout
+    from pysandbox.oci.types import Resources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupMount:
+    """What a mount of type `cgroup` in a container is made of: one of these per hierarchy.
+
+    On v1, each is a directory `name` below the mount's destination, with symbolic `links` to it (`cpu` and `cpuacct`
+    to `cpu,cpuacct`); a container with its own cgroup namespace mounts a new instance with `options` as its data, any
+    other gets a bind mount of `source`. On v2 there is one with an empty `name`: the mount itself.
+    """
+
+    version: int
+    name: str
+    source: str
+    options: str = ""
+    links: tuple[str, ...] = ()
+
+
+class Cgroup(abc.ABC):
+    """A container's cgroup: a directory in each hierarchy of the host."""
+
+    version: int
+    container_id: str
+
+    @abc.abstractmethod
+    def paths(self) -> dict[str, str]:
+        """Return the directory by controller, as in runc's state.json: `""` is cgroup2, `name=systemd` the named one."""
+
+    @abc.abstractmethod
+    def create(self, resources: Resources | None = None) -> None:
+        """Make the directories, then apply `resources` if given.
+
+        Devices are denied from here on. On failure nothing that was made is left. Raises FailedPrecondition when the
+        cgroup is there and has processes or is frozen, Unavailable when a limit has no controller on this host.
+        """
+
+    @abc.abstractmethod
+    def add(self, pid: int, below: str | Mapping[str, str] | None = None) -> None:
+        """Put a process into the cgroup in every hierarchy, or into an existing one `below` it (`exec --cgroup`)."""
+
+    @abc.abstractmethod
+    def apply(self, resources: Resources) -> None:
+        """Set limits. What `resources` does not mention stays as it is."""
+
+    @abc.abstractmethod
+    def freeze(self) -> None:
+        """Stop every process. Returns when all are stopped; DeadlineExceeded leaves them running."""
+
+    @abc.abstractmethod
+    def thaw(self) -> None:
+        """Let every process go on."""
+
+    @abc.abstractmethod
+    def frozen(self) -> bool:
+        """Say whether the processes are stopped, or being stopped."""
+
+    @abc.abstractmethod
+    def signal_all(self, signal: int) -> None:
+        """Send a signal to every process here and below. SIGKILL ends frozen ones too."""
+
+    @abc.abstractmethod
+    def pids(self) -> list[int]:
+        """Return every process here and below, in order, as this process's pid namespace numbers them."""
+
+    @abc.abstractmethod
+    def stats(self) -> dict[str, Any]:
+        """Return usage as the `data` of runc's `events --stats`."""
+
+    @abc.abstractmethod
+    def oom_events(self) -> Iterator[int]:
+        """Yield each time the kernel ran out of the cgroup's memory; end when the cgroup is gone or empty."""
+
+    @abc.abstractmethod
+    def remove(self) -> None:
+        """Remove the directories and all below them. Waits a few seconds for processes to be gone; repeatable."""
+
+    @abc.abstractmethod
+    def mounts(self) -> tuple[CgroupMount, ...]:
+        """Return what a mount of type `cgroup` in the container is made of."""
+
+    def descriptor(self) -> int | None:
+        """Open the cgroup2 directory for CLONE_INTO_CGROUP, where there is one. The caller closes it."""
+        path = self.paths().get("")
+        if path is None:
+            return None
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def kill(self) -> None:
+        """End every process here and below, frozen ones too, and wait a moment for them to be gone."""
+        self.signal_all(9)
+
+    def wait_oom(self) -> bool:
+        """Block until the kernel ran out of the cgroup's memory (True) or the cgroup is gone or empty (False)."""
+        return next(self.oom_events(), None) is not None
+
+    def saved(self) -> dict[str, Any]:
+        """Return a JSON object that `load_cgroup` makes this cgroup from again."""
+        return {"version": self.version, "id": self.container_id, "paths": self.paths()}
+
+
+def open_cgroup(
+    cgroups_path: str, container_id: str, *, systemd: bool = False, layout: Layout | None = None
+) -> Cgroup:
+    """Decide where a container's cgroup is, without making it. `layout` is the host's, read when not given.
+
+    `cgroups_path` is `linux.cgroupsPath`. Absolute: from the root of each hierarchy. Relative, and empty (then the
+    container's id counts): below this process's own cgroup, on v2 beside it, as a cgroup with processes cannot hand out
+    controllers. With `systemd` it is `slice:prefix:name`. Raises InvalidArgument, and Unavailable without cgroups.
+    """
+    from pysandbox.cgroup.layout import read_layout
+
+    layout = layout or read_layout()
+    if systemd:
+        from pysandbox.cgroup.systemd import open_scope
+
+        return open_scope(cgroups_path, container_id, layout)
+    check_path(cgroups_path)
+    return place(layout, cgroups_path or container_id, container_id)
+
+
+def place(layout: Layout, path: str, container_id: str) -> Cgroup:
+    """Make the object for a checked `path`, absolute or relative."""
+    paths = layout.place(path)
+    if layout.unified_only:
+        from pysandbox.cgroup.v2 import CgroupV2
+
+        return CgroupV2(paths[""], container_id)
+    from pysandbox.cgroup.v1 import CgroupV1
+
+    return CgroupV1(paths, container_id)
+
+
+def load_cgroup(saved: Mapping[str, Any]) -> Cgroup:
+    """Take hold of a cgroup again. `saved` is what `Cgroup.saved` returned."""
+    if "unit" in saved:
+        from pysandbox.cgroup.systemd import load_scope
+
+        return load_scope(saved)
+    return load_directories(saved)
+
+
+def load_directories(saved: Mapping[str, Any]) -> Cgroup:
+    """Make the object for the directories alone, whoever made them."""
+    if saved["version"] == 2:
+        from pysandbox.cgroup.v2 import CgroupV2
+
+        return CgroupV2(saved["paths"][""], saved["id"])
+    from pysandbox.cgroup.v1 import CgroupV1
+
+    return CgroupV1(dict(saved["paths"]), saved["id"])
+
+
+def check_path(cgroups_path: str) -> None:
+    """Refuse a path that leaves its place, or is a whole hierarchy."""
+    if "\0" in cgroups_path or ".." in cgroups_path.split("/"):
+        raise InvalidArgument(f'linux.cgroupsPath: {cgroups_path!r} must not contain ".." or NUL')
+    if len(os.fsencode(cgroups_path)) > 3900 or any(len(os.fsencode(part)) > 255 for part in cgroups_path.split("/")):
+        raise InvalidArgument("linux.cgroupsPath: longer than the kernel allows")
+    if cgroups_path and not [part for part in cgroups_path.split("/") if part not in ("", ".")]:
+        raise InvalidArgument(f'linux.cgroupsPath: "{cgroups_path}" is the root of the hierarchy')
