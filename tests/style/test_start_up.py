@@ -85,7 +85,7 @@ def test_a_whole_life_imports_nothing_heavy(pysandbox: Runtime, make_bundle: Mak
             modules = _imported(pysandbox, arguments)
         heavy[command] = _heavy(modules)
 
-    assert heavy == dict.fromkeys(life, set())
+    assert heavy == {command: set() for command in life}
     assert pysandbox("state", container_id).returncode == 1
 
 
