@@ -39,7 +39,7 @@ class Operation:
     arguments: Mapping[str, Any]
 
 
-def _operation(name: str, **arguments: Any) -> Operation:
+def _operation(name: str, /, **arguments: Any) -> Operation:
     return Operation(name, arguments)
 
 
@@ -74,14 +74,23 @@ def open_null(slot: str) -> Operation:
     return _operation("open_null", slot=slot)
 
 
-def set_attributes(slot: str, *, set: int = 0, clear: int = 0, propagation: int = 0, recursive: bool = False) -> Operation:  # noqa: A002
+def set_attributes(
+    slot: str, *, set: int = 0, clear: int = 0, propagation: int = 0, recursive: bool = False
+) -> Operation:  # noqa: A002
     """`mount_setattr` on a detached mount; `recursive` adds AT_RECURSIVE."""
     return _operation("set_attributes", slot=slot, set=set, clear=clear, propagation=propagation, recursive=recursive)
 
 
-def id_map_mount(slot: str, uid_maps: IdMaps, gid_maps: IdMaps, *, recursive: bool) -> Operation:
-    """`MOUNT_ATTR_IDMAP` on a detached mount. The executor makes the user namespace for it and drops it again."""
-    return _operation("id_map_mount", slot=slot, uid_maps=uid_maps, gid_maps=gid_maps, recursive=recursive)
+def id_map_mount(
+    slot: str, uid_maps: IdMaps, gid_maps: IdMaps, *, recursive: bool, namespace: str | None = None
+) -> Operation:
+    """`MOUNT_ATTR_IDMAP` on a detached mount. The executor makes the user namespace for it and drops it again.
+
+    `namespace` given: the user namespace at that path of the host is taken as it is, and the maps are empty.
+    """
+    return _operation(
+        "id_map_mount", slot=slot, uid_maps=uid_maps, gid_maps=gid_maps, recursive=recursive, namespace=namespace
+    )
 
 
 def join(kind: str, path: str) -> Operation:
@@ -140,9 +149,12 @@ def new_session() -> Operation:
     return _operation("new_session")
 
 
-def keyring(name: str) -> Operation:
-    """`KEYCTL_JOIN_SESSION_KEYRING` of a new ring, then permission for the possessor and the user to search it."""
-    return _operation("keyring", name=name)
+def keyring(name: str, *, permission: int = 0x80000) -> Operation:
+    """`KEYCTL_JOIN_SESSION_KEYRING` of a new ring, then KEYCTL_SETPERM with `permission` added: who may search it.
+
+    The default is KEY_USR_SEARCH. A kernel without keyrings (ENOSYS) is no error.
+    """
+    return _operation("keyring", name=name, permission=permission)
 
 
 def loopback() -> Operation:
@@ -160,6 +172,11 @@ def attach_root(slot: str) -> Operation:
     return _operation("attach_root", slot=slot)
 
 
+def open_root(path: str) -> Operation:
+    """Open a directory of the host as slot `root`, mounting nothing: where the container has no mount namespace."""
+    return _operation("open_root", path=path)
+
+
 def use_root() -> Operation:
     """Make the process's present root what destinations resolve in: slot `root`. For exec."""
     return _operation("use_root")
@@ -171,13 +188,21 @@ def open_proc() -> Operation:
 
 
 def mount_bind(
-    slot: str, destination: str, *, on_proc: bool = False, follow: bool = True, make: str | None = None, mode: int = 0o755
+    slot: str,
+    destination: str,
+    *,
+    on_proc: bool = False,
+    follow: bool = True,
+    make: str | None = None,
+    mode: int = 0o755,
 ) -> Operation:
     """`move_mount` of a detached mount onto a destination, made if missing (a directory or a file, as the source is).
 
     `on_proc=False` refuses a destination that lies on procfs; `follow=False` refuses symbolic links in it.
     """
-    return _operation("mount_bind", slot=slot, destination=destination, on_proc=on_proc, follow=follow, make=make, mode=mode)
+    return _operation(
+        "mount_bind", slot=slot, destination=destination, on_proc=on_proc, follow=follow, make=make, mode=mode
+    )
 
 
 def mount_filesystem(
@@ -194,23 +219,31 @@ def mount_filesystem(
     copy_up: bool = False,
     legacy_flags: int | None = None,
     legacy_data: str | None = None,
+    keep_mode: bool = False,
 ) -> Operation:
     """`fsopen`, `fsconfig` of each option (key, value or None for a flag), `fsmount`, then `move_mount`.
 
     `follow=False` demands that the destination be a real directory without a symbolic link in its path: for procfs and
     sysfs (CVE-2019-19921). `copy_up` copies what the destination holds into the new tmpfs before it is attached.
     `legacy_flags`/`legacy_data` given: use mount(2) on the resolved destination instead, for file systems or options
-    that fsconfig(2) cannot take (values of 256 bytes and more).
+    that fsconfig(2) cannot take (values of 256 bytes and more). `keep_mode`: a destination that exists gives the new
+    tmpfs its mode.
     """
     return _operation(
         "mount_filesystem", kind=kind, source=source, destination=destination, options=options, attributes=attributes,
         propagation=propagation, recursive_set=recursive_set, recursive_clear=recursive_clear, follow=follow,
-        copy_up=copy_up, legacy_flags=legacy_flags, legacy_data=legacy_data,
+        copy_up=copy_up, legacy_flags=legacy_flags, legacy_data=legacy_data, keep_mode=keep_mode,
     )  # fmt: skip
 
 
 def remount(
-    destination: str, *, set: int = 0, clear: int = 0, propagation: int = 0, recursive: bool = False, missing_ok: bool = False  # noqa: A002
+    destination: str,
+    *,
+    set: int = 0,
+    clear: int = 0,
+    propagation: int = 0,
+    recursive: bool = False,
+    missing_ok: bool = False,  # noqa: A002
 ) -> Operation:
     """`mount_setattr` on the mount whose root is `destination`."""
     return _operation(
@@ -319,7 +352,14 @@ def selinux(label: str) -> Operation:
 def scheduler(policy: int, flags: int, nice: int, priority: int, runtime: int, deadline: int, period: int) -> Operation:
     """`sched_setattr`."""
     return _operation(
-        "scheduler", policy=policy, flags=flags, nice=nice, priority=priority, runtime=runtime, deadline=deadline, period=period
+        "scheduler",
+        policy=policy,
+        flags=flags,
+        nice=nice,
+        priority=priority,
+        runtime=runtime,
+        deadline=deadline,
+        period=period,
     )
 
 
@@ -346,6 +386,14 @@ def cpu_affinity(cpus: Sequence[int]) -> Operation:
 def rlimit(resource: int, soft: int, hard: int) -> Operation:
     """`prlimit`: RLIMIT_* number, limits (2**64-1 is infinity)."""
     return _operation("rlimit", resource=resource, soft=soft, hard=hard)
+
+
+def home(uid: int) -> Operation:
+    """Set HOME for `execute` from /etc/passwd in the root: the sixth field of the first line with that uid, else `/`.
+
+    Only a regular file of at most 1 MiB is read, from slot `root`; whatever is wrong with it, HOME is `/`.
+    """
+    return _operation("home", uid=uid)
 
 
 def find_program(name: str, path: str, cwd: str) -> Operation:

@@ -1,0 +1,269 @@
+"""The plan of a container's init: security.md 3.2, which is runc's order, as operations.
+
+Decisions of this module:
+
+* The whole tree of the new mount namespace becomes rslave (rprivate if the spec asks for a private root), so attaching
+  anything in it reaches nobody. What `linux.rootfsPropagation` says is given to the clones of bind mounts first and to
+  the container's root at the end, after `pivot_root`, which refuses a shared one.
+* The working directory is made right after the root changes, before it becomes read-only.
+* Masked and read-only paths without a mount namespace of the container would change the host: refused, as mounts are.
+* `extra_mounts` and `extra_env` are the front end's way to hand in NOTIFY_SOCKET and LISTEN_FDS.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pysandbox.errors import InvalidArgument
+from pysandbox.oci import mountoptions as mo
+from pysandbox.plan import operation as op
+from pysandbox.plan.devices import absolute, plan_devices
+from pysandbox.plan.mounts import Surroundings, plan_mounts
+from pysandbox.plan.namespaces import enter, id_maps, offsets_text, read_namespaces
+from pysandbox.plan.plan import Plan
+from pysandbox.plan.process import (
+    DEFAULT_UMASK,
+    execute,
+    outer_beginning,
+    process_part,
+    raise_limits,
+    session_keyring,
+    standard_streams,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pysandbox.backend import Options
+    from pysandbox.oci.types import Linux, Mount, Spec
+    from pysandbox.plan.host import Host
+    from pysandbox.plan.mounts import CgroupMount
+    from pysandbox.plan.namespaces import Namespaces
+    from pysandbox.plan.operation import Operation
+
+_PROPAGATION = {
+    "": 0,
+    "private": mo.MS_PRIVATE,
+    "rprivate": mo.MS_PRIVATE | mo.MS_REC,
+    "slave": mo.MS_SLAVE,
+    "rslave": mo.MS_SLAVE | mo.MS_REC,
+    "shared": mo.MS_SHARED,
+    "rshared": mo.MS_SHARED | mo.MS_REC,
+    "unbindable": mo.MS_UNBINDABLE,
+    "runbindable": mo.MS_UNBINDABLE | mo.MS_REC,
+}
+
+
+class Cgroup(Protocol):
+    """What planning asks of a cgroup."""
+
+    def mounts(self) -> Sequence[CgroupMount]:
+        """Return what a mount of type `cgroup` is made of."""
+
+
+def init_plan(
+    spec: Spec,
+    *,
+    bundle: str,
+    container_id: str,
+    host: Host,
+    options: Options,
+    state: Mapping[str, Any],
+    cgroup: Cgroup | None = None,
+    preserved: int = 0,
+    into_cgroup: bool = False,
+    extra_env: Sequence[str] = (),
+    extra_mounts: Sequence[Mount] = (),
+) -> Plan:
+    """Plan a container up to its program, which waits for `start`.
+
+    `spec` is validated; `bundle` is absolute, relative paths start there. `state` is the OCI state document for hooks
+    that run inside. Stops, in order: id_maps, time_offsets, cgroup, net_devices, runtime_created, ready, each only
+    where it is needed. Raises InvalidArgument with the JSON path.
+    """
+    if "process" not in spec:
+        raise InvalidArgument("process: missing, and a container needs one")
+    process = spec["process"]
+    linux = spec.get("linux") or {}
+    namespaces = read_namespaces(linux)
+    _check_mount_namespace(spec, linux, namespaces)
+    warnings: list[str] = []
+    debug: list[str] = []
+    user_namespace = namespaces.has("user")
+    propagation = _root_propagation(linux, options)
+    around = _surroundings(bundle, linux, namespaces, host, cgroup, propagation)
+    mounts = plan_mounts([*(spec.get("mounts") or ()), *extra_mounts], around)
+    devices_outer, devices = plan_devices(spec, host, user_namespace=user_namespace)
+    own_proc = _needs_proc(spec, linux)
+
+    operations = outer_beginning(process)
+    operations += _open_rootfs(spec, bundle, namespaces)
+    operations += mounts.outer
+    operations += _set_slaves(devices_outer)
+    if linux.get("maskedPaths"):
+        operations.append(op.open_null("null"))
+    clone_proc = own_proc and user_namespace and not namespaces.has("pid")
+    if clone_proc:
+        operations.append(op.open_tree("proc", "/proc", recursive=False))
+    operations += raise_limits(process, host, user_namespace=user_namespace)
+    operations += enter(namespaces, linux)
+    if not into_cgroup:
+        operations.append(op.stop("cgroup"))
+    operations.append(op.clone(into_cgroup=into_cgroup))
+
+    operations.append(op.parent_death_signal(9))
+    if namespaces.is_new("cgroup"):
+        operations.append(op.unshare(["cgroup"]))
+    operations.append(op.new_session())
+    operations += session_keyring(container_id, options, user_namespace=user_namespace)
+    operations += _network(linux, namespaces)
+    if namespaces.has("mount"):
+        private = bool(propagation & mo.MS_PRIVATE)
+        operations.append(op.root_propagation((mo.MS_PRIVATE if private else mo.MS_SLAVE) | mo.MS_REC))
+        operations.append(op.attach_root("rootfs"))
+    if own_proc and not clone_proc:
+        operations.append(op.open_proc())
+    operations += mounts.inner + devices
+    operations.append(op.stop("runtime_created"))
+    operations += _hooks(spec, "createContainer", state, "creating")
+    operations += _change_root(namespaces, options, propagation)
+    operations += _make_cwd(process["cwd"])
+    operations.append(standard_streams(process, bind=namespaces.has("mount")))
+    operations += mounts.late
+    if spec["root"].get("readonly") and namespaces.has("mount"):
+        operations.append(op.remount("/", set=mo.MOUNT_ATTR_RDONLY))
+    operations += _identity(spec, linux, namespaces)
+    umask = process["user"].get("umask")
+    operations.append(op.umask(DEFAULT_UMASK if umask is None else umask))
+    operations += process_part(process, linux, host, warnings, debug, extra_env=extra_env)
+    operations += [op.stop("ready"), op.wait_start()]
+    operations += _hooks(spec, "startContainer", state, "created")
+    operations += [op.close_descriptors(preserved), execute(process, extra_env)]
+    return Plan(
+        operations=operations,
+        trace=options.trace is not None,
+        warnings=warnings,
+        debug=debug,
+        time_offsets=offsets_text(linux),
+    )
+
+
+def _check_mount_namespace(spec: Spec, linux: Linux, namespaces: Namespaces) -> None:
+    if namespaces.has("mount"):
+        return
+    if linux.get("maskedPaths") or linux.get("readonlyPaths"):
+        where = "maskedPaths" if linux.get("maskedPaths") else "readonlyPaths"
+        raise InvalidArgument(f"linux.{where}: unable to restrict sys entries without a private MNT namespace")
+    if spec.get("mounts"):
+        raise InvalidArgument("mounts: without a mount namespace they would be mounts of the host")
+
+
+def _root_propagation(linux: Linux, options: Options) -> int:
+    name = linux.get("rootfsPropagation") or ""
+    if name not in _PROPAGATION:
+        raise InvalidArgument(f"linux.rootfsPropagation: {name!r} is not supported")
+    propagation = _PROPAGATION[name]
+    if options.no_pivot and propagation & mo.MS_PRIVATE:
+        raise InvalidArgument("linux.rootfsPropagation: [r]private is not safe without pivot_root")
+    return propagation
+
+
+def _surroundings(
+    bundle: str, linux: Linux, namespaces: Namespaces, host: Host, cgroup: Cgroup | None, propagation: int
+) -> Surroundings:
+    label = linux.get("mountLabel") or ""
+    if label and not host.selinux:
+        raise InvalidArgument(f"linux.mountLabel: {label}: SELinux is not enabled on this host")
+    return Surroundings(
+        bundle=bundle,
+        propagation=_clone_propagation(propagation),
+        user_namespace=namespaces.has("user"),
+        user_path=namespaces.paths.get("user", ""),
+        uid_maps=id_maps(linux.get("uidMappings")) if namespaces.has("user") else (),
+        gid_maps=id_maps(linux.get("gidMappings")) if namespaces.has("user") else (),
+        cgroup_namespace=namespaces.has("cgroup"),
+        cgroup_mounts=cgroup.mounts if cgroup is not None else tuple,
+        label=label,
+    )
+
+
+def _clone_propagation(root: int) -> int:
+    """Return what a clone of a bind's source gets: a shared root leaves it a peer of its source, as the user asked.
+
+    Private and slave are given to all of the clone. An unbindable one could not even be cloned: slave does.
+    """
+    if root & mo.MS_SHARED:
+        return 0
+    return (mo.MS_PRIVATE if root & mo.MS_PRIVATE else mo.MS_SLAVE) | mo.MS_REC
+
+
+def _open_rootfs(spec: Spec, bundle: str, namespaces: Namespaces) -> list[Operation]:
+    """Clone the rootfs with all that is mounted in it; nothing of it may be shared when `pivot_root` comes."""
+    path = posixpath.join(bundle, spec["root"]["path"])
+    if not namespaces.has("mount"):
+        return [op.open_root(path)]
+    return [
+        op.open_tree("rootfs", path, recursive=True),
+        op.set_attributes("rootfs", propagation=mo.MS_SLAVE, recursive=True),
+    ]
+
+
+def _set_slaves(opened: Sequence[Operation]) -> list[Operation]:
+    operations = []
+    for operation in opened:
+        operations += [operation, op.set_attributes(operation.arguments["slot"], propagation=mo.MS_SLAVE)]
+    return operations
+
+
+def _needs_proc(spec: Spec, linux: Linux) -> bool:
+    process = spec["process"]
+    return bool(linux.get("sysctl") or process.get("apparmorProfile") or process.get("selinuxLabel"))
+
+
+def _network(linux: Linux, namespaces: Namespaces) -> list[Operation]:
+    operations = []
+    if namespaces.is_new("network"):
+        operations.append(op.loopback())
+    if linux.get("netDevices"):
+        if not namespaces.has("network"):
+            raise InvalidArgument("linux.netDevices: needs a network namespace")
+        operations.append(op.stop("net_devices"))
+    return operations
+
+
+def _hooks(spec: Spec, kind: str, state: Mapping[str, Any], status: str) -> list[Operation]:
+    hooks = (spec.get("hooks") or {}).get(kind)
+    if not hooks:
+        return []
+    return [op.run_hooks(kind, hooks, {**state, "status": status})]  # type: ignore[arg-type]
+
+
+def _change_root(namespaces: Namespaces, options: Options, propagation: int) -> list[Operation]:
+    if not namespaces.has("mount"):
+        return [op.change_root()]
+    change = op.move_root() if options.no_pivot else op.pivot_root()
+    if not propagation:
+        return [change]
+    recursive = bool(propagation & mo.MS_REC)
+    return [change, op.remount("/", propagation=propagation & ~mo.MS_REC, recursive=recursive)]
+
+
+def _make_cwd(cwd: str) -> list[Operation]:
+    path = absolute(cwd)
+    return [] if path == "/" else [op.make_directory(path)]
+
+
+def _identity(spec: Spec, linux: Linux, namespaces: Namespaces) -> list[Operation]:
+    """Plan names, sysctls and what the container may not see or write."""
+    operations = []
+    for key, operation in (("hostname", op.hostname), ("domainname", op.domainname)):
+        name = spec.get(key)
+        if name:
+            if not namespaces.has("uts"):
+                raise InvalidArgument(f"{key}: unable to set {key} without a private UTS namespace")
+            operations.append(operation(str(name)))
+    operations += [op.sysctl(key, value) for key, value in (linux.get("sysctl") or {}).items()]
+    operations += [op.readonly_path(path) for path in linux.get("readonlyPaths") or ()]
+    operations += [op.mask_path(path) for path in linux.get("maskedPaths") or ()]
+    return operations

@@ -1,0 +1,137 @@
+"""A plan: the operations in order, and what goes with them. Planning is done when one exists; the executor does the rest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pysandbox.plan.operation import PLAN_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pysandbox.plan.operation import Operation
+
+_ATTRIBUTES = (
+    (0x1, "MOUNT_ATTR_RDONLY"),
+    (0x2, "MOUNT_ATTR_NOSUID"),
+    (0x4, "MOUNT_ATTR_NODEV"),
+    (0x8, "MOUNT_ATTR_NOEXEC"),
+    (0x70, "MOUNT_ATTR__ATIME"),
+    (0x10, "MOUNT_ATTR_NOATIME"),
+    (0x20, "MOUNT_ATTR_STRICTATIME"),
+    (0x80, "MOUNT_ATTR_NODIRATIME"),
+    (0x200000, "MOUNT_ATTR_NOSYMFOLLOW"),
+)
+_MOUNT_FLAGS = (
+    (0x1, "MS_RDONLY"),
+    (0x2, "MS_NOSUID"),
+    (0x4, "MS_NODEV"),
+    (0x8, "MS_NOEXEC"),
+    (0x10, "MS_SYNCHRONOUS"),
+    (0x20, "MS_REMOUNT"),
+    (0x40, "MS_MANDLOCK"),
+    (0x80, "MS_DIRSYNC"),
+    (0x100, "MS_NOSYMFOLLOW"),
+    (0x400, "MS_NOATIME"),
+    (0x800, "MS_NODIRATIME"),
+    (0x1000, "MS_BIND"),
+    (0x4000, "MS_REC"),
+    (0x8000, "MS_SILENT"),
+    (1 << 17, "MS_UNBINDABLE"),
+    (1 << 18, "MS_PRIVATE"),
+    (1 << 19, "MS_SLAVE"),
+    (1 << 20, "MS_SHARED"),
+    (1 << 21, "MS_RELATIME"),
+    (1 << 23, "MS_I_VERSION"),
+    (1 << 24, "MS_STRICTATIME"),
+    (1 << 25, "MS_LAZYTIME"),
+)
+_SECCOMP_FLAGS = (
+    (1 << 0, "SECCOMP_FILTER_FLAG_TSYNC"),
+    (1 << 1, "SECCOMP_FILTER_FLAG_LOG"),
+    (1 << 2, "SECCOMP_FILTER_FLAG_SPEC_ALLOW"),
+    (1 << 3, "SECCOMP_FILTER_FLAG_NEW_LISTENER"),
+    (1 << 5, "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"),
+)
+#: Arguments that are bit masks: (operation or "", argument) → names of the bits.
+_MASKS = {
+    ("", "attributes"): _ATTRIBUTES,
+    ("", "set"): _ATTRIBUTES,
+    ("", "clear"): _ATTRIBUTES,
+    ("", "recursive_set"): _ATTRIBUTES,
+    ("", "recursive_clear"): _ATTRIBUTES,
+    ("", "propagation"): _MOUNT_FLAGS,
+    ("", "legacy_flags"): _MOUNT_FLAGS,
+    ("root_propagation", "flags"): _MOUNT_FLAGS,
+    ("seccomp", "flags"): _SECCOMP_FLAGS,
+}
+_OCTAL = {"mode", "value"}  # of make_device, make_directory, mount_bind; `value` only of umask
+_CAPABILITY_SETS = {"bounding", "effective", "permitted", "inheritable", "ambient"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Operations for one executor.
+
+    `warnings` are for the log: what the spec asks for and the host cannot give, where runc goes on too. `debug` are
+    lines for `--debug`. `time_offsets` is what the caller writes to /proc/PID/timens_offsets at the stop of that name.
+    """
+
+    operations: Sequence[Operation]
+    trace: bool = False
+    warnings: Sequence[str] = ()
+    debug: Sequence[str] = ()
+    time_offsets: str = ""
+
+    def documents(self) -> list[dict[str, Any]]:
+        """Return each operation as the executor reads it: its name as `op`, its arguments beside it."""
+        return [{"op": operation.name, **operation.arguments} for operation in self.operations]
+
+    def to_json(self) -> bytes:
+        """Return the document that the executor reads from slot `plan`."""
+        document = {"version": PLAN_VERSION, "trace": self.trace, "operations": self.documents()}
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def describe(self) -> list[str]:
+        """Return one readable line for each operation; arguments that say nothing (False, None, 0, empty) are left out."""
+        return [_describe(operation) for operation in self.operations]
+
+
+def _describe(operation: Operation) -> str:
+    words = [operation.name]
+    for name, value in operation.arguments.items():
+        text = _argument(operation.name, name, value)
+        if text:
+            words.append(text)
+    return " ".join(words)
+
+
+def _argument(operation: str, name: str, value: Any) -> str:
+    if (value is None or value is False or value in ("", [], (), {})) and operation != "dumpable":
+        return ""
+    if value is True:
+        return name
+    bits = _MASKS.get((operation, name)) or _MASKS.get(("", name))
+    if bits:
+        return f"{name}={'|'.join(_bit_names(value, bits))}" if value else ""
+    if operation == "credentials" and name in _CAPABILITY_SETS:
+        return f"{name}={value:#x}"
+    if name in _OCTAL and operation in ("umask", "make_device", "make_directory", "mount_bind"):
+        return f"{name}={value:04o}"
+    if operation == "seccomp" and name == "program":
+        return f"program={len(value) * 3 // 4 // 8} instructions"
+    if isinstance(value, str):
+        return f"{name}={value}"
+    return f"{name}={json.dumps(value, separators=(',', ':'), ensure_ascii=False)}"
+
+
+def _bit_names(mask: int, bits: Sequence[tuple[int, str]]) -> Iterator[str]:
+    """Name the bits of a mask; a field of several bits stands before its parts and takes them with it."""
+    for bit, name in bits:
+        if mask & bit == bit:
+            yield name
+            mask &= ~bit
+    if mask:
+        yield f"{mask:#x}"

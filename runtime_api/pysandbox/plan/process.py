@@ -1,0 +1,387 @@
+"""The process: what init and an exec'ed process have in common, on one path (CVE-2022-29162), and the plan of an exec.
+
+The order is security.md 3.2, which is runc's, with one difference: `ready` comes last. When the caller hears it, every
+operation that can fail has been done, so whatever is wrong with the user, the program or the filter is an error of
+`create`, and the caller may record the container and leave.
+
+* `parent_death_signal(9)` protects against a caller that dies; it is taken back right before privileges change (which
+  would clear it anyway), and from there on the report socket tells the executor.
+* seccomp without no_new_privs needs CAP_SYS_ADMIN and stands before `credentials`; with it, as late as can be.
+* The program is looked up as the user, since what root may execute the user may not.
+* rlimits stand after everything that opens files. In a user namespace a hard limit can only be lowered, so one that
+  must rise is raised before the namespace is entered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pysandbox.errors import InvalidArgument
+from pysandbox.oci.capabilities import CAPABILITIES
+from pysandbox.plan import operation as op
+from pysandbox.plan.namespaces import id_maps, is_mapped
+from pysandbox.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pysandbox.backend import Options
+    from pysandbox.oci.types import (
+        Capabilities,
+        IoPriority,
+        Linux,
+        MemoryPolicy,
+        Process,
+        Rlimit,
+        Scheduler,
+        Spec,
+        User,
+    )
+    from pysandbox.plan.host import Host
+    from pysandbox.plan.operation import Operation
+
+#: Searched when the environment has no PATH.
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_UMASK = 0o022
+
+# KEYCTL_SETPERM: who may search the session keyring. Under user namespaces it is "others", as runc found.
+KEY_USR_SEARCH = 0x00080000
+KEY_OTH_SEARCH = 0x00000008
+
+#: RLIMIT_* of include/uapi/asm-generic/resource.h (the same on x86, arm, riscv, s390; mips and sparc differ).
+RLIMITS = {
+    f"RLIMIT_{name}": number
+    for number, name in enumerate(
+        "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME".split()
+    )
+}
+SCHEDULERS = {
+    "SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_ISO": 4, "SCHED_IDLE": 5,
+    "SCHED_DEADLINE": 6,
+}  # fmt: skip
+SCHEDULER_FLAGS = {
+    "SCHED_FLAG_RESET_ON_FORK": 0x1, "SCHED_FLAG_RECLAIM": 0x2, "SCHED_FLAG_DL_OVERRUN": 0x4,
+    "SCHED_FLAG_KEEP_POLICY": 0x8, "SCHED_FLAG_KEEP_PARAMS": 0x10, "SCHED_FLAG_UTIL_CLAMP_MIN": 0x20,
+    "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
+}  # fmt: skip
+IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+IOPRIO_CLASS_SHIFT = 13
+PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}
+MEMORY_MODES = {
+    "MPOL_DEFAULT": 0, "MPOL_PREFERRED": 1, "MPOL_BIND": 2, "MPOL_INTERLEAVE": 3, "MPOL_LOCAL": 4,
+    "MPOL_PREFERRED_MANY": 5, "MPOL_WEIGHTED_INTERLEAVE": 6,
+}  # fmt: skip
+MEMORY_FLAGS = {"MPOL_F_NUMA_BALANCING": 1 << 13, "MPOL_F_RELATIVE_NODES": 1 << 14, "MPOL_F_STATIC_NODES": 1 << 15}
+#: No list of CPUs or nodes names more: the kernel's own limit is 8192 CPUs.
+_HIGHEST_NUMBER = 8191
+
+
+def exec_plan(
+    process: Process,
+    spec: Spec,
+    *,
+    host: Host,
+    options: Options,
+    namespaces: Sequence[str],
+    container_id: str = "",
+    preserved: int = 0,
+    into_cgroup: bool = False,
+    extra_env: Sequence[str] = (),
+) -> Plan:
+    """Plan one more process in a running container, whose init is in slot `process`.
+
+    `process` is complete; `spec` is the container's, for what belongs to it and not to the process: seccomp,
+    personality, id maps. `namespaces` are the kinds that the container does not share with the caller. Raises
+    InvalidArgument.
+    """
+    if "mount" not in namespaces:
+        raise InvalidArgument("linux.namespaces: cannot exec in a container without a mount namespace")
+    warnings: list[str] = []
+    debug: list[str] = []
+    linux = spec.get("linux") or {}
+    user_namespace = "user" in namespaces
+    affinity = process.get("execCPUAffinity") or {}
+    operations = outer_beginning(process)
+    if affinity.get("initial"):
+        operations.append(op.cpu_affinity(_numbers(affinity["initial"], "process.execCPUAffinity.initial")))
+    labelled = bool(process.get("apparmorProfile") or process.get("selinuxLabel"))
+    if user_namespace and labelled:
+        operations.append(op.open_tree("proc", "/proc", recursive=False))
+    operations += raise_limits(process, host, user_namespace=user_namespace)
+    if not into_cgroup:
+        operations.append(op.stop("cgroup"))
+    operations.append(op.join_process(list(namespaces)))
+    if user_namespace:
+        operations.append(op.become_root())
+    operations += [op.clone(into_cgroup=into_cgroup), op.parent_death_signal(9), op.new_session()]
+    operations += session_keyring(container_id, options, user_namespace=user_namespace)
+    operations.append(op.use_root())
+    if labelled and not user_namespace:
+        operations.append(op.open_proc())
+    operations.append(standard_streams(process, bind=False))
+    operations.append(op.umask(_umask(process, spec)))
+    operations += process_part(process, linux, host, warnings, debug, extra_env=extra_env)
+    if affinity.get("final"):
+        _insert_before_credentials(
+            operations, op.cpu_affinity(_numbers(affinity["final"], "process.execCPUAffinity.final"))
+        )
+    operations += [op.close_descriptors(preserved), execute(process, extra_env)]
+    return Plan(operations=operations, trace=options.trace is not None, warnings=warnings, debug=debug)
+
+
+def _insert_before_credentials(operations: list[Operation], operation: Operation) -> None:
+    """Put an operation where the shared part has not yet given up its privileges."""
+    index = next(i for i in range(len(operations) - 1, -1, -1) if operations[i] == op.parent_death_signal(0))
+    operations.insert(index, operation)
+
+
+# -- the outer process ----------------------------------------------------------------------------------------------------
+
+
+def outer_beginning(process: Process) -> list[Operation]:
+    """Begin a plan: nobody outlives the caller, and nobody looks in."""
+    operations = [op.parent_death_signal(9)]
+    adjustment = process.get("oomScoreAdj")
+    if adjustment is not None:
+        operations.append(op.oom_score_adj(adjustment))
+    return [*operations, op.dumpable(False)]
+
+
+def raise_limits(process: Process, host: Host, *, user_namespace: bool) -> list[Operation]:
+    """Raise the hard limits that no process of a user namespace may raise; `rlimit` inside sets the exact ones."""
+    if not user_namespace:
+        return []
+    operations = []
+    for number, soft, hard in _limits(process):
+        now = host.limits.get(number)
+        if now is not None and hard > now[1]:
+            operations.append(op.rlimit(number, max(soft, now[0]), hard))
+    return operations
+
+
+def session_keyring(container_id: str, options: Options, *, user_namespace: bool) -> list[Operation]:
+    """Join the container's session keyring, `_ses.` and its id as runc names it."""
+    if options.no_new_keyring or not container_id:
+        return []
+    return [op.keyring(f"_ses.{container_id}", permission=KEY_OTH_SEARCH if user_namespace else KEY_USR_SEARCH)]
+
+
+def standard_streams(process: Process, *, bind: bool) -> Operation:
+    """Give the process a terminal, or the ownership of the streams it was given."""
+    uid = process["user"]["uid"]
+    if not process.get("terminal"):
+        return op.own_stdio(uid)
+    size = process.get("consoleSize") or {"width": 0, "height": 0}
+    return op.console(width=size["width"], height=size["height"], bind=bind, uid=uid)
+
+
+def _umask(process: Process, spec: Spec) -> int:
+    own = process["user"].get("umask")
+    if own is None:
+        own = (spec.get("process") or process)["user"].get("umask")
+    return DEFAULT_UMASK if own is None else own
+
+
+# -- the part that init and exec share ------------------------------------------------------------------------------------
+
+
+def process_part(
+    process: Process, linux: Linux, host: Host, warnings: list[str], debug: list[str], *, extra_env: Sequence[str] = ()
+) -> list[Operation]:
+    """Plan everything between the container's file system and `execute`. Appends to `warnings` and `debug`."""
+    no_new_privileges = bool(process.get("noNewPrivileges"))
+    filters = _seccomp(linux, warnings, debug)
+    env = environment(process, extra_env)
+    operations = _labels(process, host)
+    if no_new_privileges:
+        operations.append(op.no_new_privileges())
+    operations += _scheduling(process, linux, warnings)
+    operations.append(op.change_directory(process["cwd"] or "/"))
+    if not env.get("HOME"):
+        operations.append(op.home(process["user"]["uid"]))
+    operations += [op.rlimit(number, soft, hard) for number, soft, hard in _limits(process)]
+    operations.append(op.parent_death_signal(0))
+    if not no_new_privileges:
+        operations += filters
+    operations.append(_credentials(process, linux, host, warnings))
+    operations.append(op.find_program(process["args"][0], env.get("PATH") or DEFAULT_PATH, process["cwd"] or "/"))
+    if no_new_privileges:
+        operations += filters
+    return operations
+
+
+def _seccomp(linux: Linux, warnings: list[str], debug: list[str]) -> list[Operation]:
+    profile = linux.get("seccomp")
+    if not profile:
+        return []
+    from pysandbox.plan.seccomp import compile_profile
+
+    compiled = compile_profile(profile)
+    if compiled is None:
+        return []
+    debug += compiled.ignored
+    debug.append(f"seccomp filter flags: {compiled.flags}")
+    warnings += compiled.warnings
+    return [op.seccomp(compiled.program, compiled.flags, listener=compiled.listener)]
+
+
+def _labels(process: Process, host: Host) -> list[Operation]:
+    operations = []
+    profile, label = process.get("apparmorProfile"), process.get("selinuxLabel")
+    if profile:
+        if not host.apparmor:
+            raise InvalidArgument(f"process.apparmorProfile: {profile}: AppArmor is not enabled on this host")
+        operations.append(op.apparmor(profile))
+    if label:
+        if not host.selinux:
+            raise InvalidArgument(f"process.selinuxLabel: {label}: SELinux is not enabled on this host")
+        operations.append(op.selinux(label))
+    return operations
+
+
+def _scheduling(process: Process, linux: Linux, warnings: list[str]) -> list[Operation]:
+    operations = []
+    scheduler, priority = process.get("scheduler"), process.get("ioPriority")
+    personality, policy = linux.get("personality"), linux.get("memoryPolicy")
+    if scheduler:
+        operations.append(_scheduler(scheduler))
+    if priority:
+        operations.append(_io_priority(priority))
+    if personality:
+        if personality.get("flags"):
+            warnings.append("linux.personality.flags: ignored, there are none that this version knows")
+        value = _choose(PERSONALITIES, personality["domain"], "linux.personality.domain")
+        operations.append(op.personality(value))
+    if policy:
+        operations.append(_memory_policy(policy))
+    return operations
+
+
+def _choose(table: Mapping[str, int], name: str, where: str) -> int:
+    try:
+        return table[name]
+    except KeyError:
+        raise InvalidArgument(f"{where}: {name!r} is none of {', '.join(table)}") from None
+
+
+def _scheduler(scheduler: Scheduler) -> Operation:
+    flags = 0
+    for index, name in enumerate(scheduler.get("flags") or ()):
+        flags |= _choose(SCHEDULER_FLAGS, name, f"process.scheduler.flags[{index}]")
+    return op.scheduler(
+        _choose(SCHEDULERS, scheduler["policy"], "process.scheduler.policy"),
+        flags,
+        scheduler.get("nice") or 0,
+        scheduler.get("priority") or 0,
+        scheduler.get("runtime") or 0,
+        scheduler.get("deadline") or 0,
+        scheduler.get("period") or 0,
+    )
+
+
+def _io_priority(priority: IoPriority) -> Operation:
+    level = priority.get("priority") or 0
+    if not 0 <= level <= 7:
+        raise InvalidArgument(f"process.ioPriority.priority: {level} is not between 0 and 7")
+    return op.io_priority(
+        _choose(IO_CLASSES, priority["class"], "process.ioPriority.class") << IOPRIO_CLASS_SHIFT | level
+    )
+
+
+def _memory_policy(policy: MemoryPolicy) -> Operation:
+    mode = _choose(MEMORY_MODES, policy["mode"], "linux.memoryPolicy.mode")
+    for index, name in enumerate(policy.get("flags") or ()):
+        mode |= _choose(MEMORY_FLAGS, name, f"linux.memoryPolicy.flags[{index}]")
+    return op.memory_policy(mode, _numbers(policy.get("nodes") or "", "linux.memoryPolicy.nodes"))
+
+
+def _numbers(text: str, where: str) -> list[int]:
+    """Read a list as cpuset(7) writes it: `0-3,7`."""
+    numbers: set[int] = set()
+    for part in filter(None, text.replace(" ", "").split(",")):
+        first, dash, last = part.partition("-")
+        last = last if dash else first
+        valid = first.isascii() and first.isdigit() and last.isascii() and last.isdigit()
+        if not valid or len(last) > 4 or not int(first) <= int(last) <= _HIGHEST_NUMBER:
+            raise InvalidArgument(f"{where}: {part!r} is not a number or a range of them")
+        numbers.update(range(int(first), int(last) + 1))
+    return sorted(numbers)
+
+
+def _limits(process: Process) -> list[tuple[int, int, int]]:
+    return [_limit(limit, index) for index, limit in enumerate(process.get("rlimits") or ())]
+
+
+def _limit(limit: Rlimit, index: int) -> tuple[int, int, int]:
+    number = RLIMITS.get(limit["type"])
+    if number is None:
+        raise InvalidArgument(f"process.rlimits[{index}].type: invalid rlimit type {limit['type']!r}")
+    return number, limit["soft"], limit["hard"]
+
+
+# -- who the process is ---------------------------------------------------------------------------------------------------
+
+
+def _credentials(process: Process, linux: Linux, host: Host, warnings: list[str]) -> Operation:
+    """Plan ids and capabilities. Without `capabilities` there are none at all; a set that is not listed is empty.
+
+    Ambient needs permitted and inheritable; what lacks them is left out with a warning, as the kernel would refuse it.
+    """
+    user = process["user"]
+    check_mapped(user, linux)
+    wanted = process.get("capabilities") or {}
+    unknown: set[str] = set()
+    masks = {
+        name: _mask(wanted, name, host.last_capability, unknown)
+        for name in ("bounding", "effective", "permitted", "inheritable", "ambient")
+    }
+    if unknown:
+        warnings.append(f"ignoring unknown or unavailable capabilities: {', '.join(sorted(unknown))}")
+    possible = masks["permitted"] & masks["inheritable"]
+    if masks["ambient"] & ~possible:
+        names = [name for name, bit in CAPABILITIES.items() if masks["ambient"] & ~possible & 1 << bit]
+        warnings.append(f"can't raise ambient capabilities that are not also inheritable: {', '.join(names)}")
+        masks["ambient"] &= possible
+    groups = list(user.get("additionalGids") or ())
+    return op.credentials(uid=user["uid"], gid=user["gid"], groups=groups, **masks)
+
+
+def _mask(wanted: Capabilities, name: str, last: int, unknown: set[str]) -> int:
+    mask = 0
+    for capability in wanted.get(name) or ():  # type: ignore[attr-defined]
+        bit = CAPABILITIES.get(capability)
+        if bit is None or bit > last:
+            unknown.add(capability)
+        else:
+            mask |= 1 << bit
+    return mask
+
+
+def check_mapped(user: User, linux: Linux) -> None:
+    """Refuse an id that the user namespace does not have: the kernel's own word for it is EINVAL."""
+    for key, number in (("uid", user["uid"]), ("gid", user["gid"])):
+        maps = id_maps(linux.get(f"{key}Mappings"))  # type: ignore[arg-type]
+        if maps and not is_mapped(maps, number):
+            raise InvalidArgument(f"process.user.{key}: {number} is not mapped in linux.{key}Mappings")
+    maps = id_maps(linux.get("gidMappings"))
+    for index, gid in enumerate(user.get("additionalGids") or ()):
+        if maps and not is_mapped(maps, gid):
+            raise InvalidArgument(f"process.user.additionalGids[{index}]: {gid} is not mapped in linux.gidMappings")
+
+
+def environment(process: Process, extra: Sequence[str] = ()) -> dict[str, str]:
+    """Return the environment by name. Of a name given twice the last counts; `extra` comes after the process's own."""
+    variables: dict[str, str] = {}
+    for index, entry in enumerate([*(process.get("env") or ()), *extra]):
+        name, equals, value = entry.partition("=")
+        if not equals or not name:
+            raise InvalidArgument(f"process.env[{index}]: {entry!r} is not of the form NAME=value")
+        variables[name] = value
+    return variables
+
+
+def execute(process: Process, extra_env: Sequence[str] = ()) -> Operation:
+    """Plan the program itself."""
+    return op.execute(
+        list(process["args"]), [f"{name}={value}" for name, value in environment(process, extra_env).items()]
+    )
