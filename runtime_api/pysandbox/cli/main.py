@@ -1,0 +1,151 @@
+"""Entry of `pysandbox`: global flags, the command's module, and errors turned into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from pysandbox.cli.flags import Flag, Parsed, UsageError, check_arguments, flag_lines, parse, usage
+from pysandbox.cli.log import Log
+from pysandbox.errors import InvalidArgument, SandboxError, exit_code
+from pysandbox.linux import close_inherited_on_exec, open_standard_descriptors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pysandbox.cli.flags import Command
+    from pysandbox.cli.invocation import Invocation
+
+DEFAULT_ROOT = "/run/pysandbox"
+#: Each is a module of this package, with a COMMAND and a run().
+COMMANDS = (
+    "backends", "checkpoint", "create", "delete", "events", "exec", "explain", "features", "kill", "list", "pause", "ps",
+    "restore", "resume", "run", "spec", "start", "state", "update",
+)  # fmt: skip
+#: Commands whose failure has another exit code than 1, as under runc.
+FAILURE_CODES = {"exec": 255}
+#: Commands whose errors begin with their name, as under runc.
+PREFIXES = {"create": "pysandbox create failed: ", "run": "pysandbox run failed: ", "exec": "exec failed: "}
+
+GLOBAL_FLAGS = (
+    Flag("debug", "enable debug logging"),
+    Flag("log", "file to append log lines to, instead of standard error", "string"),
+    Flag("log-format", "form of log lines: text or json", "string", default="text"),
+    Flag("root", "directory of the containers' state (should be on a tmpfs)", "string", default=DEFAULT_ROOT),
+    Flag("systemd-cgroup", 'let systemd make cgroups; cgroupsPath is "slice:prefix:name" then'),
+    Flag("rootless", "run without root: not supported (true is refused)", "string", default="auto"),
+    Flag("backend", "backend for new containers", "string"),
+    Flag("config", "settings file, instead of /etc/pysandbox/config.toml", "string"),
+    Flag("version", "print the version", alias="v"),
+    Flag("help", "show help", alias="h"),
+)
+_HELP = Flag("help", "show help", alias="h", hidden=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code. `argv` is without the program's name."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    open_standard_descriptors()
+    inherited = close_inherited_on_exec(3)
+    log = Log()
+    try:
+        globals_ = parse(GLOBAL_FLAGS, words, ordered=True)
+        log = Log(globals_["log"], globals_["log-format"], debug=globals_["debug"])
+        return _dispatch(globals_, log, inherited)
+    except UsageError as error:
+        sys.stdout.write(f"Incorrect Usage. {error}\n\n{_help()}")
+        return _fail(log, error, "")
+    except SandboxError as error:
+        return _fail(log, error, "")
+
+
+def _dispatch(globals_: Parsed, log: Log, inherited: frozenset[int]) -> int:
+    if globals_["version"]:
+        sys.stdout.write(_version())
+        return 0
+    if globals_["rootless"] not in ("auto", "false"):
+        raise InvalidArgument(f"--rootless {globals_['rootless']}: rootless containers are not supported")
+    arguments = globals_.arguments
+    if globals_["help"] or not arguments or arguments[0] in ("help", "h"):
+        sys.stdout.write(_help(arguments[1:]))
+        return 0
+    if arguments[0] not in COMMANDS:
+        log.error(f"No help topic for '{arguments[0]}'")
+        return 3
+    return _run_command(arguments[0], arguments[1:], globals_, log, inherited)
+
+
+def _run_command(name: str, words: list[str], globals_: Parsed, log: Log, inherited: frozenset[int]) -> int:
+    command, run = _load(name)
+    try:
+        parsed = parse((*command.flags, _HELP), words, ordered=command.ordered)
+        if parsed["help"]:
+            sys.stdout.write(usage(command))
+            return 0
+        check_arguments(command, len(parsed.arguments))
+    except UsageError as error:
+        sys.stdout.write(f"Incorrect Usage: {error}\n\n{usage(command)}")
+        return _fail(log, error, "")
+    from pysandbox.cli.invocation import Invocation
+
+    try:
+        code = run(Invocation(globals_=globals_, parsed=parsed, log=log, inherited=inherited))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _drop_output()
+    except (SandboxError, OSError) as error:
+        return _fail(log, error, name)
+    except Exception as error:
+        if globals_["debug"]:
+            import traceback
+
+            log.debug(traceback.format_exc())
+        return _fail(log, error, name, f"{type(error).__name__} (a bug: --debug shows where): ")
+    return code
+
+
+def _load(name: str) -> tuple[Command, Callable[[Invocation], int]]:
+    from importlib import import_module
+
+    module = import_module(f"pysandbox.cli.{name}")
+    return module.COMMAND, module.run
+
+
+def _fail(log: Log, error: BaseException, name: str, kind: str = "") -> int:
+    """Write one line that says what went wrong."""
+    text = _system_error(error) if isinstance(error, OSError) else str(error)
+    log.error(" ".join(f"{PREFIXES.get(name, '')}{kind}{text}".splitlines()))
+    return FAILURE_CODES.get(name, exit_code(error))
+
+
+def _system_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _drop_output() -> int:
+    """End quietly when nobody reads our output any more; keep the interpreter from complaining about it on its way."""
+    os.dup2(os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC), 1)
+    return 1
+
+
+def _help(words: Sequence[str] = ()) -> str:
+    if words and words[0] in COMMANDS:
+        return usage(_load(words[0])[0])
+    lines = ["NAME:", "   pysandbox - run containers in a sandbox of your choice (an OCI runtime)", "", "USAGE:"]
+    lines += ["   pysandbox [global options] command [command options] [arguments...]", "", "COMMANDS:"]
+    lines += [f"   {name:10}  {_load(name)[0].summary}" for name in COMMANDS]
+    lines += ["", "GLOBAL OPTIONS:", *flag_lines(GLOBAL_FLAGS)]
+    return "\n".join(lines) + "\n"
+
+
+def _version() -> str:
+    from pysandbox import VERSION
+    from pysandbox.oci.default import default_spec
+
+    return f"pysandbox version {VERSION}\ncommit: v{VERSION}\nspec: {default_spec()['ociVersion']}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+"""`pysandbox restore`: refused in one line, whatever its flags."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pysandbox.cli.flags import Command
+from pysandbox.errors import Unimplemented
+
+if TYPE_CHECKING:
+    from pysandbox.cli.invocation import Invocation
+
+COMMAND = Command("restore", "not supported", "", at_least=0, at_most=None, ordered=True)
+
+
+def run(invocation: Invocation) -> int:
+    """Refuse."""
+    raise Unimplemented("restore is not supported: pysandbox does not drive CRIU")

@@ -1,0 +1,136 @@
+"""`pysandbox run`: create a container, start it, stay with it, and delete it when it has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from pysandbox.cli.creation import CREATE_FLAGS, delivery, listen_descriptors, options, preserved, stdio, with_environment
+from pysandbox.cli.flags import Command, Flag, UsageError
+
+if TYPE_CHECKING:
+    from pysandbox.backend import Container
+    from pysandbox.cli.invocation import Invocation
+    from pysandbox.lifecycle import Runtime
+    from pysandbox.oci.bundle import Bundle
+
+COMMAND = Command(
+    "run",
+    "create and run a container",
+    "<container-id> | <bundle>",
+    (
+        *CREATE_FLAGS,
+        Flag("detach", "leave the container running", alias="d"),
+        Flag("keep", "do not delete the container after it has ended"),
+        Flag("no-subreaper", "do not adopt the container's orphaned processes"),
+        Flag("plan", "print what would be done, one JSON object a line, and do nothing"),
+    ),
+    at_least=0,
+    details="""
+With --bundle, or in a directory that holds a config.json, the argument is the new container's id, as under runc.
+A path (it contains a "/", or is "." or "..") is the bundle's directory, and so is the name of a directory that holds a
+config.json where the current one holds none: an id is made up then.
+""",
+)
+
+
+def run(invocation: Invocation) -> int:
+    """Run a container; return its exit code."""
+    from pysandbox.oci.bundle import load_bundle
+    from pysandbox.state import check_id
+
+    flags = invocation.parsed
+    container_id, path = _id_and_bundle(flags["bundle"], flags.arguments, plan=flags["plan"])
+    check_id(container_id)
+    bundle = load_bundle(os.path.abspath(path))
+    return _print_plan(invocation, container_id, bundle) if flags["plan"] else _run(invocation, container_id, bundle)
+
+
+def _id_and_bundle(given: str, arguments: list[str], *, plan: bool) -> tuple[str, str]:
+    """Return the id and the bundle's directory, one of which may be left for us to say."""
+    if not arguments:
+        if not plan:
+            raise UsageError('pysandbox: "run" requires exactly 1 argument(s)')
+        return _made_up_id(given or "."), given or "."
+    if not given and _names_bundle(arguments[0]):
+        return _made_up_id(arguments[0]), arguments[0]
+    return arguments[0], given or "."
+
+
+def _names_bundle(argument: str) -> bool:
+    if "/" in argument or argument in (".", ".."):
+        return True
+    return not os.path.exists("config.json") and os.path.exists(os.path.join(argument, "config.json"))
+
+
+def _made_up_id(path: str) -> str:
+    name = "".join(c for c in os.path.basename(os.path.realpath(path)) if c.isascii() and (c.isalnum() or c in "_-"))
+    return f"{name[:48] or 'container'}-{os.urandom(4).hex()}"
+
+
+def _print_plan(invocation: Invocation, container_id: str, bundle: Bundle) -> int:
+    from pysandbox.plugins import choose, load_backend
+
+    config = invocation.config()
+    name = choose(config, invocation.globals_["backend"] or None, bundle.spec.get("annotations") or {})
+    for operation in load_backend(name, config).plan(bundle.path, bundle.spec, container_id, options(invocation)):
+        sys.stdout.write(f"{json.dumps(operation, ensure_ascii=False)}\n")
+    return 0
+
+
+def _run(invocation: Invocation, container_id: str, bundle: Bundle) -> int:
+    from pysandbox import lifecycle
+    from pysandbox.console import Signals, Terminal, attend, check_console
+    from pysandbox.linux import set_child_subreaper
+
+    flags = invocation.parsed
+    wants_terminal = bool(bundle.spec["process"].get("terminal"))
+    check_console(terminal=wants_terminal, detach=flags["detach"], console_socket=flags["console-socket"])
+    listening = listen_descriptors(invocation.inherited)
+    descriptors = preserved(flags, invocation.inherited, listening)
+    if listening:
+        bundle = with_environment(bundle, f"LISTEN_FDS={listening}", "LISTEN_PID=1")
+    runtime = invocation.runtime()
+    deliver = delivery(flags)
+    terminal = Terminal() if wants_terminal and not flags["detach"] else None
+
+    def launch() -> Container:
+        container = lifecycle.create(
+            runtime,
+            container_id,
+            bundle,
+            stdio=stdio(bundle.spec["process"], descriptors),
+            options=options(invocation),
+            deliver=deliver,
+        )
+        _start(runtime, container_id)
+        return container
+
+    os.chdir(bundle.path)
+    if flags["detach"]:
+        launch()
+        return 0
+    if not flags["no-subreaper"]:
+        set_child_subreaper()
+    with Signals() as signals:
+        container = launch()
+        try:
+            return attend(container, container.init, signals, terminal)
+        finally:
+            if not flags["keep"]:
+                lifecycle.delete(runtime, container_id, force=True)
+
+
+def _start(runtime: Runtime, container_id: str) -> None:
+    """Start what we have just created; what cannot be started is not left behind."""
+    from pysandbox import lifecycle
+
+    try:
+        lifecycle.start(runtime, container_id)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            lifecycle.delete(runtime, container_id, force=True)
+        raise

@@ -1,0 +1,83 @@
+"""The settings file, /etc/pysandbox/config.toml, which need not exist.
+
+```toml
+backend = "namespaces"                 # used where neither flag nor annotation says otherwise
+plugins = ["example"]                  # the only backends, beside the built-in ones, that may be loaded
+observers = ["example"]                # entry points whose pysandbox_lifecycle_event is called
+annotation_backends = ["namespaces"]   # values of the annotation pysandbox.backend that count
+```
+
+It names code that runs as root, so it must be root's. `tomllib` (16 ms) is imported only when there is a file.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from pysandbox.errors import InvalidArgument, PermissionDenied
+
+DEFAULT_PATH = "/etc/pysandbox/config.toml"
+SIZE_LIMIT = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Settings. `plugins` is None where any plugin may be loaded by name."""
+
+    path: str = DEFAULT_PATH
+    backend: str | None = None
+    plugins: tuple[str, ...] | None = None
+    observers: tuple[str, ...] = ()
+    annotation_backends: tuple[str, ...] = ()
+
+
+def load_config(path: str | None) -> Config:
+    """Read the settings; without a path, the default file if there is one. Raises InvalidArgument, PermissionDenied."""
+    where = path or DEFAULT_PATH
+    try:
+        descriptor = os.open(where, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        if path is None:
+            return Config()
+        raise InvalidArgument(f"{where}: no such file or directory") from None
+    except OSError as error:
+        raise InvalidArgument(f"{where}: {error.strerror}") from error
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if status.st_mode & 0o170000 != 0o100000 or status.st_size > SIZE_LIMIT:
+            raise InvalidArgument(f"{where}: must be a regular file of at most {SIZE_LIMIT} bytes")
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+            raise PermissionDenied(f"{where}: must be owned by root and writable by nobody else")
+        return _parse(file.read(SIZE_LIMIT), where)
+
+
+def _parse(text: bytes, where: str) -> Config:
+    import tomllib
+
+    try:
+        document = tomllib.loads(text.decode())
+    except ValueError as error:
+        raise InvalidArgument(f"{where}: {error}") from error
+    unknown = document.keys() - {"backend", "plugins", "observers", "annotation_backends"}
+    if unknown:
+        raise InvalidArgument(f"{where}: unknown setting {min(unknown)!r}")
+    backend = document.get("backend")
+    if not isinstance(backend, str | None):
+        raise InvalidArgument(f"{where}: backend should be a string")
+    plugins = _names(document, "plugins", where) if "plugins" in document else None
+    return Config(
+        path=where,
+        backend=backend,
+        plugins=plugins,
+        observers=_names(document, "observers", where),
+        annotation_backends=_names(document, "annotation_backends", where),
+    )
+
+
+def _names(document: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+    names = document.get(key, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InvalidArgument(f"{where}: {key} should be a list of strings")
+    return tuple(names)

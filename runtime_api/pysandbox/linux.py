@@ -1,0 +1,79 @@
+"""System calls that Python 3.11 has no function for. One short wrapper each, named as the call.
+
+ctypes costs 6 ms, so it is imported by the call that needs it: most commands need none of them.
+"""
+
+from __future__ import annotations
+
+import os
+
+# From the Linux kernel headers.
+PR_SET_CHILD_SUBREAPER = 36
+NR_pidfd_getfd = 438
+
+#: Field numbers of /proc/PID/stat (proc(5)) counted from the state, which follows the name in brackets.
+_STAT_STATE = 0
+_STAT_START_TIME = 19
+
+
+def set_child_subreaper() -> None:
+    """Make this process the one that adopts orphaned descendants: `PR_SET_CHILD_SUBREAPER` of prctl(2)."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) < 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(errno)}")
+
+
+def pidfd_getfd(pidfd: int, descriptor: int) -> int:
+    """Duplicate a descriptor of another process: pidfd_getfd(2), Linux 5.6. The copy is CLOEXEC."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    copy = int(libc.syscall(NR_pidfd_getfd, pidfd, descriptor, 0))
+    if copy < 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"pidfd_getfd: {os.strerror(errno)}")
+    return copy
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot, or None if it has ended (a zombie has).
+
+    Field 22 of /proc/PID/stat; a pid and its start time together name one process for as long as the host is up.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as stat:
+            # The name may hold spaces and brackets of its own: what counts follows the last bracket.
+            fields = stat.read(4096).rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    if len(fields) <= _STAT_START_TIME or fields[_STAT_STATE] in (b"Z", b"X"):
+        return None
+    return int(fields[_STAT_START_TIME])
+
+
+def open_standard_descriptors() -> None:
+    """Make sure that 0, 1 and 2 are open, so that no file opened later becomes someone's standard output."""
+    while (descriptor := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def close_inherited_on_exec(first: int) -> frozenset[int]:
+    """Set CLOEXEC on every open descriptor from `first` on, and return them.
+
+    What the caller left open is no business of a child that was not promised it.
+
+    The list comes from /proc, as close_range(2) with CLOSE_RANGE_CLOEXEC would cost the import of ctypes.
+    """
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) >= first:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                continue  # the listing's own descriptor
+            found.add(int(name))
+    return frozenset(found)

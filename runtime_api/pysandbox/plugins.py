@@ -1,0 +1,150 @@
+"""Find a backend by its name, and tell observers what happened. Which backend is to be used is `choose`'s to say.
+
+Built-in backends stand in a table and are imported without pluggy and without reading an entry point; any other name
+loads the one entry point that bears it. Plugins run as root: nothing is loaded that was not asked for by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pysandbox.backend import API_VERSION
+from pysandbox.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import pluggy
+
+    from pysandbox.backend import Backend, BackendEntry, LifecycleEvent
+    from pysandbox.config import Config
+
+DEFAULT_BACKEND = "namespaces"
+BACKEND_ANNOTATION = "pysandbox.backend"
+#: name → module and class. A short cut, and no more: each is an entry point as well.
+BUILT_IN: dict[str, tuple[str, str]] = {
+    "namespaces": ("pysandbox_namespaces.backend", "NamespacesBackend"),
+}
+
+
+def choose(config: Config, explicit: str | None, annotations: Mapping[str, str]) -> str:
+    """Return the name of the backend for a new container: `--backend`, an allowed annotation, configuration, default.
+
+    The annotation counts only where the configuration lists its value; to contradict an explicit choice is an error,
+    as it would move a container out of the isolation its operator asked for.
+    """
+    asked = annotations.get(BACKEND_ANNOTATION)
+    if asked is not None and asked in config.annotation_backends:
+        if explicit is not None and explicit != asked:
+            raise PermissionDenied(
+                f"annotation {BACKEND_ANNOTATION}: asks for backend {asked!r}, but {explicit!r} was chosen explicitly"
+            )
+        return asked
+    return explicit or config.backend or DEFAULT_BACKEND
+
+
+def load_backend(name: str, config: Config) -> Backend:
+    """Import and make a backend. Raises NotFound, or PermissionDenied where the configuration does not list it."""
+    from importlib import import_module
+
+    if config.plugins is not None and name not in BUILT_IN and name not in config.plugins:
+        raise PermissionDenied(f"backend {name!r} is not among the plugins that {config.path} allows")
+    if name in BUILT_IN:
+        module, attribute = BUILT_IN[name]
+        try:
+            kind = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise Unavailable(f"backend {name!r}: {error}") from error
+    else:
+        kind = entry(name).load()
+    backend: Backend = kind()
+    return backend
+
+
+def entry(name: str) -> BackendEntry:
+    """Load the entry point of that name, and only that, and return what it offers."""
+    plugins = _plugin_manager()
+    plugins.load_setuptools_entrypoints(_group(), name=name)
+    return _only_entry(plugins, name)
+
+
+def entries() -> Iterator[tuple[str, str, BackendEntry | Exception]]:
+    """Yield each entry point's name, distribution and what it offers, or why it cannot be used. Imports them all."""
+    from importlib.metadata import distributions
+
+    seen = set()
+    for distribution in distributions():
+        for point in distribution.entry_points:
+            if point.group == _group() and (key := (point.name, distribution.name)) not in seen:
+                seen.add(key)
+                what = f"{distribution.name} {distribution.version}"
+                try:
+                    yield point.name, what, entry(point.name)
+                except Exception as error:  # noqa: BLE001 (a broken plugin is to be listed, whatever it raises)
+                    yield point.name, what, error
+
+
+def _group() -> str:
+    from pysandbox.hookspecs import ENTRY_POINT_GROUP
+
+    return ENTRY_POINT_GROUP
+
+
+def _plugin_manager() -> pluggy.PluginManager:
+    import pluggy
+
+    from pysandbox import hookspecs
+
+    plugins = pluggy.PluginManager(hookspecs.PROJECT)
+    plugins.add_hookspecs(hookspecs)
+    return plugins
+
+
+def _only_entry(plugins: pluggy.PluginManager, name: str) -> BackendEntry:
+    """Check what the plugins offer under a name: exactly one, of our version, its hooks all known."""
+    pairs = plugins.list_plugin_distinfo()
+    providers = sorted({f"{info.project_name} {info.version}" for _, info in pairs})
+    if not pairs:
+        raise NotFound(f"no backend {name!r}: no built-in and no entry point {_group()!r} has that name")
+    if len(providers) > 1 or len(pairs) > 1:
+        raise InvalidArgument(f"backend {name!r} is offered more than once, by: {', '.join(providers)}")
+    _check_hooks(plugins, providers[0])
+    offered = plugins.hook.pysandbox_register_backend()
+    if len(offered) != 1 or offered[0].name != name:
+        names = ", ".join(repr(one.name) for one in offered) or "nothing"
+        raise InvalidArgument(f"backend {name!r}: its plugin {providers[0]} offers {names}")
+    found: BackendEntry = offered[0]
+    if found.api_version != API_VERSION:
+        raise InvalidArgument(
+            f"backend {name!r} of {providers[0]} is for API version {found.api_version}, this is version {API_VERSION}"
+        )
+    return found
+
+
+def _check_hooks(plugins: pluggy.PluginManager, provider: str) -> None:
+    import pluggy
+
+    try:
+        plugins.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise InvalidArgument(f"plugin {provider}: {error}") from error
+
+
+# -- observers ---------------------------------------------------------------------------------------------------------
+
+
+def notify(config: Config, event: LifecycleEvent, warn: Callable[[str], None]) -> None:
+    """Tell the observers that the configuration names. What one raises is logged and dropped."""
+    for name in config.observers:
+        try:
+            plugins = _plugin_manager()
+            plugins.load_setuptools_entrypoints(_group(), name=name)
+            plugins.check_pending()
+            plugins.hook.pysandbox_lifecycle_event(event=event)
+        except Exception as error:  # noqa: BLE001 (an observer never breaks what it observes)
+            warn(f"observer {name!r} failed on {event.kind}: {error}")
+
+
+def describe(value: Any) -> str:
+    """Return an entry's or an error's one line for `pysandbox backends`."""
+    return value.summary if hasattr(value, "summary") else f"unusable: {value}"
