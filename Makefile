@@ -112,8 +112,10 @@ install: setup
 	@umask 022
 	interpreter=$$($(VENV)/bin/python -c 'import os, sys; print(os.path.realpath(sys._base_executable))')
 	rm -rf "$(LIBRARY).new"
+	# setuptools would copy modules that are gone from the sources out of an old build directory.
+	rm -rf build
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --target "$(LIBRARY).new" .
-	rm -rf "$(LIBRARY).new/bin"
+	rm -rf build "$(LIBRARY).new/bin"
 	chmod -R go-w "$(LIBRARY).new"
 	test "$$(id -u)" != 0 || chown -R 0:0 "$(LIBRARY).new"
 	"$$interpreter" -IS -m compileall -q -s "$(LIBRARY).new" -p "$(PREFIX)/lib/pysandbox" "$(LIBRARY).new"

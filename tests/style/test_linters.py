@@ -16,7 +16,7 @@ BIN = Path(sys.executable).parent
 def _run(command: list[str], directory: Path) -> None:
     done = subprocess.run(
         command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        env={**os.environ, "NO_COLOR": "1", "CARGO_TERM_COLOR": "never"},
+        env={**os.environ, "NO_COLOR": "1", "CARGO_TERM_COLOR": "never", "PYTHONPATH": "runtime_api:backends"},
     )  # fmt: skip
     if done.returncode != 0:
         pytest.fail(f"$ {' '.join(command)}\n{done.stdout}", pytrace=False)
