@@ -101,7 +101,8 @@ bench: setup
 	@$(VENV)/bin/python -P -m pysandbox.compare.bench $(BENCH)
 
 soak: setup $(STAMPS)/test $(STAMPS)/test-packages-$(DAEMONS)
-	@$(VENV)/bin/python -m pytest tests/soak -o addopts= -ra --timeout=0 $(SOAK)
+	@setup/packages.sh soak
+	$(VENV)/bin/python -m pytest tests/soak --timeout=0 $(SOAK)
 
 # -- install -----------------------------------------------------------------------------------------------------------
 

@@ -2,14 +2,16 @@
 # Debian packages that pysandbox needs, and the cargo to build with.
 #
 #   packages.sh build MSRV      install what `make setup` needs
-#   packages.sh test yes|no     install what the tests need, with or without the daemons
+#   packages.sh test yes|no     install what the tests need, with or without docker, podman and containerd
+#   packages.sh soak            install what the long tests need
 #   packages.sh cargo MSRV      print a cargo whose rustc is at least MSRV
 #   packages.sh static FILE     fail unless FILE is a static executable
 set -euo pipefail
 
 BUILD=(python3-venv ca-certificates gcc libc6-dev libseccomp2 busybox-static)
-TEST=(git runc procps iproute2 strace)
-DAEMONS=(docker.io containerd podman crun)
+TEST=(git runc procps iproute2 util-linux strace)
+DAEMONS_LIST=$(dirname "$0")/../tests/integration/packages.txt
+SOAK=(mmdebstrap mount e2fsprogs qemu-system-x86 qemu-utils)
 
 at_least() { # at_least HAVE WANT
     [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]
@@ -98,8 +100,13 @@ test)
     need_apt
     update_lists
     packages=("${TEST[@]}")
-    if [ "$2" = yes ]; then packages+=("${DAEMONS[@]}"); fi
+    if [ "$2" = yes ]; then mapfile -t -O "${#packages[@]}" packages < <(grep -v '^#' "$DAEMONS_LIST"); fi
     install "${packages[@]}"
+    ;;
+soak)
+    need_apt
+    update_lists
+    install "${SOAK[@]}"
     ;;
 cargo)
     find_cargo "$2" || { echo "no cargo with rustc $2 or later" >&2; exit 1; }
@@ -112,7 +119,7 @@ static)
     fi
     ;;
 *)
-    echo "usage: packages.sh build|test|cargo|static ARGUMENT" >&2
+    echo "usage: packages.sh build|test|soak|cargo|static ARGUMENT" >&2
     exit 1
     ;;
 esac
