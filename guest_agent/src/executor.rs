@@ -1,0 +1,206 @@
+//! Carry a plan out: what the operations share, and which function each of them is.
+
+use crate::ops;
+use crate::plan::{IdMap, Operation, Plan, Text};
+use crate::report::{Failure, Outcome, Report};
+use crate::slots::Slots;
+use crate::sys;
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+
+/// What a process of the executor knows.
+pub struct Executor {
+    pub plan: Plan,
+    pub slots: Slots,
+    pub report: Report,
+    /// Slots whose mount is attached already: the next use takes a copy.
+    pub attached: HashSet<String>,
+    /// User namespaces that `id_map_mount` made, by their maps.
+    pub mapped: Vec<(Vec<IdMap>, Vec<IdMap>, OwnedFd)>,
+    /// Namespace files of consecutive `join` operations, opened before the first of them was joined.
+    pub joins: Vec<(i32, OwnedFd)>,
+    /// /proc/self/timens_offsets, opened before a user namespace could hide it.
+    pub time_offsets: Option<OwnedFd>,
+    pub parent_death_signal: i32,
+    /// A working directory that root could not enter: `credentials` tries again.
+    pub pending_directory: Option<Text>,
+    /// What `find_program` found.
+    pub program: Option<Text>,
+    /// The umask this process was started with, given back where the plan sets none.
+    pub umask: u32,
+    pub index: usize,
+}
+
+impl Executor {
+    pub fn new(plan: Plan, slots: Slots, report: Report) -> Executor {
+        Executor {
+            plan,
+            slots,
+            report,
+            attached: HashSet::new(),
+            mapped: Vec::new(),
+            joins: Vec::new(),
+            time_offsets: None,
+            parent_death_signal: 0,
+            pending_directory: None,
+            program: None,
+            umask: sys::umask(0),
+            index: 0,
+        }
+    }
+
+    /// Carry out every operation. The program's execution ends it well, an operation that fails with exit code 1.
+    pub fn run(mut self) -> ! {
+        let operations = std::mem::take(&mut self.plan.operations);
+        let prepared = ops::namespaces::open_time_offsets(&mut self, &operations);
+        let outcome = prepared.and_then(|()| self.run_all(&operations));
+        let name = operations.get(self.index).map_or("plan", Operation::name);
+        let failure = match outcome {
+            Ok(()) => Failure::new("execve", "", libc::ENOEXEC, "the plan executes no program"),
+            Err(failure) => failure,
+        };
+        self.report.error(self.index, name, &failure);
+        match operations.get(self.index) {
+            Some(Operation::Execute { .. }) => ops::process::tell_stderr(&failure),
+            _ => sys::exit(1),
+        }
+    }
+
+    fn run_all(&mut self, operations: &[Operation]) -> Outcome {
+        for (index, operation) in operations.iter().enumerate() {
+            self.index = index;
+            if self.plan.trace {
+                self.report.step(index, operation.name());
+            }
+            self.run_one(operation, &operations[index..])?;
+        }
+        Ok(())
+    }
+
+    /// Carry out one operation; `rest` is it and what follows.
+    fn run_one(&mut self, operation: &Operation, rest: &[Operation]) -> Outcome {
+        use ops::{
+            console, credentials, devices, hooks, mounts, namespaces, process, procfs, root,
+        };
+        use Operation as O;
+        match operation {
+            O::ParentDeathSignal { signal } => process::parent_death_signal(self, *signal),
+            O::OomScoreAdj { value } => procfs::oom_score_adj(*value),
+            O::Dumpable { value } => process::dumpable(*value),
+            O::OpenTree {
+                slot,
+                path,
+                recursive,
+                follow,
+            } => mounts::open_tree(self, slot, path, *recursive, *follow),
+            O::OpenNull { slot } => mounts::open_null(self, slot),
+            O::SetAttributes {
+                slot,
+                set,
+                clear,
+                propagation,
+                recursive,
+            } => {
+                let attr = mounts::attributes(*set, *clear, *propagation);
+                mounts::set_attributes(self, slot, &attr, *recursive)
+            }
+            O::IdMapMount {
+                slot,
+                uid_maps,
+                gid_maps,
+                recursive,
+            } => mounts::id_map_mount(self, slot, uid_maps, gid_maps, *recursive),
+            O::Join { kind, path } => namespaces::join(self, kind, path, rest),
+            O::JoinProcess { kinds } => namespaces::join_process(self, kinds),
+            O::Unshare { kinds } => namespaces::unshare(kinds),
+            O::Stop { name } => process::stop(self, name),
+            O::BecomeRoot {} => namespaces::become_root(),
+            O::TimeOffsets { offsets } => namespaces::time_offsets(self, offsets),
+            O::Clone { into_cgroup } => process::clone(self, *into_cgroup),
+            O::NewSession {} => process::new_session(),
+            O::Keyring { name } => process::keyring(name),
+            O::Loopback {} => namespaces::loopback(),
+            O::RootPropagation { flags } => root::root_propagation(*flags),
+            O::AttachRoot { slot, attach } => root::attach_root(self, slot, *attach),
+            O::UseRoot {} => root::use_root(self),
+            O::OpenProc {} => procfs::open_proc(self),
+            O::MountBind {
+                slot,
+                destination,
+                on_proc,
+                follow,
+                make,
+                mode,
+            } => mounts::mount_bind(self, slot, destination, *on_proc, *follow, *make, *mode),
+            O::MountFilesystem { .. } => mounts::mount_filesystem(self, operation),
+            O::Remount {
+                destination,
+                set,
+                clear,
+                propagation,
+                recursive,
+                missing_ok,
+            } => {
+                let attr = mounts::attributes(*set, *clear, *propagation);
+                mounts::remount(self, destination, &attr, *recursive, *missing_ok)
+            }
+            O::MakeDevice {
+                path,
+                kind,
+                major,
+                minor,
+                mode,
+                uid,
+                gid,
+            } => devices::make_device(self, path, kind, (*major, *minor), *mode, (*uid, *gid)),
+            O::MakeLink {
+                path,
+                target,
+                replace,
+            } => devices::make_link(self, path, target, *replace),
+            O::MakeDirectory { path, mode } => devices::make_directory(self, path, *mode),
+            O::RunHooks { kind, hooks, state } => hooks::run_hooks(self, kind, hooks, state),
+            O::PivotRoot {} => root::pivot_root(self),
+            O::MoveRoot {} => root::move_root(self),
+            O::ChangeRoot {} => root::change_root(self),
+            O::Console {
+                width,
+                height,
+                bind,
+                uid,
+                gid,
+            } => console::console(self, (*width, *height), *bind, *uid, *gid),
+            O::OwnStdio { uid } => console::own_stdio(*uid),
+            O::Hostname { name } => namespaces::hostname(name),
+            O::Domainname { name } => namespaces::domainname(name),
+            O::Sysctl { key, value } => procfs::sysctl(self, key, value),
+            O::ReadonlyPath { path } => mounts::readonly_path(self, path),
+            O::MaskPath { path } => mounts::mask_path(self, path),
+            O::Umask { value } => process::umask(self, *value),
+            O::NoNewPrivileges {} => process::no_new_privileges(),
+            O::Apparmor { profile } => procfs::apparmor(self, profile),
+            O::Selinux { label } => procfs::selinux(self, label),
+            O::Scheduler { .. } => process::scheduler(operation),
+            O::IoPriority { value } => process::io_priority(*value),
+            O::Personality { value } => process::personality(*value),
+            O::MemoryPolicy { mode, nodes } => process::memory_policy(*mode, nodes),
+            O::CpuAffinity { cpus } => process::cpu_affinity(cpus),
+            O::Rlimit {
+                resource,
+                soft,
+                hard,
+            } => process::rlimit(*resource, *soft, *hard),
+            O::FindProgram { name, path, cwd } => process::find_program(self, name, path, cwd),
+            O::Seccomp {
+                program,
+                flags,
+                listener,
+            } => process::seccomp(self, &program.0, *flags, *listener),
+            O::ChangeDirectory { path, make } => credentials::change_directory(self, path, *make),
+            O::Credentials { .. } => credentials::credentials(self, operation),
+            O::WaitStart {} => process::wait_start(self),
+            O::CloseDescriptors { preserve } => process::close_descriptors(self, *preserve),
+            O::Execute { args, env } => process::execute(self, args, env),
+        }
+    }
+}

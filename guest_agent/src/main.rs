@@ -1,0 +1,55 @@
+//! pysandbox-executor: carries out a plan that Python worked out, then executes the container's program.
+//!
+//! It is started as `pysandbox-init SLOT=N ...`, from a sealed memfd: `report` and `plan` always, more as the plan needs.
+//! It decides nothing. Operations are carried out in their order, and the first that fails ends it.
+#![deny(unsafe_code)]
+
+mod executor;
+mod ops;
+mod plan;
+mod report;
+mod slots;
+mod sys;
+
+use executor::Executor;
+use plan::Plan;
+use report::{Context, Failure, Outcome, Report};
+use slots::Slots;
+
+fn main() {
+    sys::reset_signals();
+    let slots = match Slots::from_arguments(std::env::args().skip(1)) {
+        Ok(slots) => slots,
+        Err(reason) => {
+            eprintln!("pysandbox-init: {reason}");
+            sys::exit(1);
+        }
+    };
+    run(slots)
+}
+
+fn run(mut slots: Slots) {
+    let report = Report::new(slots.take("report"));
+    match read_plan(&mut slots, &report) {
+        Ok(plan) => Executor::new(plan, slots, report).run(),
+        Err(failure) => {
+            report.error(0, "plan", &failure);
+            sys::exit(1);
+        }
+    }
+}
+
+fn read_plan(slots: &mut Slots, report: &Report) -> Outcome<Plan> {
+    use std::os::fd::AsFd;
+    let file = slots
+        .take("plan")
+        .ok_or_else(|| Failure::new("read", "", libc::EBADF, "no slot named plan"))?;
+    let json = sys::read_all(file.as_fd()).at("read", "plan")?;
+    let plan = Plan::parse(&json)
+        .map_err(|reason| Failure::new("parse", "plan", libc::EINVAL, format!("plan: {reason}")))?;
+    drop(file);
+    slots
+        .close_others(report, plan.preserved())
+        .at("close_range", "")?;
+    Ok(plan)
+}

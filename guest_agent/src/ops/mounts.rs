@@ -1,0 +1,397 @@
+//! Mounts: detached copies, new file systems, their attributes, and where they are attached.
+
+use crate::executor::Executor;
+use crate::ops::copy_up;
+use crate::ops::namespaces::mapping_namespace;
+use crate::ops::paths::{self, Links};
+use crate::plan::{IdMap, Make, Operation, Text};
+use crate::report::{Context, Failure, Outcome};
+use crate::sys::{self, Errno, MountAttr};
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+pub fn attributes(set: u64, clear: u64, propagation: u64) -> MountAttr {
+    MountAttr {
+        set,
+        clear,
+        propagation,
+        userns: 0,
+    }
+}
+
+fn is_empty(attr: &MountAttr) -> bool {
+    attr.set == 0 && attr.clear == 0 && attr.propagation == 0
+}
+
+pub fn open_tree(
+    executor: &mut Executor,
+    slot: &Text,
+    path: &Text,
+    recursive: bool,
+    follow: bool,
+) -> Outcome {
+    let recursive = if recursive { sys::AT_RECURSIVE } else { 0 };
+    let nofollow = if follow { 0 } else { sys::AT_SYMLINK_NOFOLLOW };
+    let flags = sys::OPEN_TREE_CLONE | recursive | nofollow;
+    let tree = sys::open_tree(sys::borrow(libc::AT_FDCWD), path.as_c(), flags)
+        .at("open_tree", path.as_str())?;
+    if !follow {
+        refuse_link(tree.as_fd(), path)?;
+    }
+    executor.slots.set(slot.as_str(), tree);
+    Ok(())
+}
+
+fn refuse_link(tree: BorrowedFd, path: &Text) -> Outcome {
+    let mode = sys::fstat(tree).at("fstat", path.as_str())?.st_mode;
+    if mode & libc::S_IFMT != libc::S_IFLNK {
+        return Ok(());
+    }
+    Err(Errno(libc::ELOOP)).at("open_tree", path.as_str())
+}
+
+pub fn open_null(executor: &mut Executor, slot: &Text) -> Outcome {
+    const PATH: &str = "/dev/null";
+    let tree = sys::open_tree(
+        sys::borrow(libc::AT_FDCWD),
+        c"/dev/null",
+        sys::OPEN_TREE_CLONE,
+    )
+    .at("open_tree", PATH)?;
+    let stat = sys::fstat(tree.as_fd()).at("fstat", PATH)?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
+        return Err(Failure::new(
+            "fstat",
+            PATH,
+            libc::ENODEV,
+            "is not the null device 1:3",
+        ));
+    }
+    executor.slots.set(slot.as_str(), tree);
+    Ok(())
+}
+
+pub fn set_attributes(
+    executor: &Executor,
+    slot: &Text,
+    attr: &MountAttr,
+    recursive: bool,
+) -> Outcome {
+    let mount = executor.slots.get(slot.as_str())?;
+    sys::mount_setattr(mount, recursive, attr).at("mount_setattr", slot.as_str())
+}
+
+pub fn id_map_mount(
+    executor: &mut Executor,
+    slot: &Text,
+    uid_maps: &[IdMap],
+    gid_maps: &[IdMap],
+    recursive: bool,
+) -> Outcome {
+    let known = |(uids, gids, _): &(Vec<IdMap>, Vec<IdMap>, OwnedFd)| {
+        uids.as_slice() == uid_maps && gids.as_slice() == gid_maps
+    };
+    if !executor.mapped.iter().any(known) {
+        let namespace = mapping_namespace(uid_maps, gid_maps)?;
+        let made = (uid_maps.to_vec(), gid_maps.to_vec(), namespace);
+        executor.mapped.push(made);
+    }
+    let found = executor.mapped.iter().find(|entry| known(entry));
+    let namespace = found.map_or(-1, |(_, _, fd)| std::os::fd::AsRawFd::as_raw_fd(fd));
+    let attr = MountAttr {
+        set: sys::MOUNT_ATTR_IDMAP,
+        userns: namespace as u64,
+        ..MountAttr::default()
+    };
+    set_attributes(executor, slot, &attr, recursive)
+}
+
+/// A mount to attach: the slot's own the first time, a copy of it after that.
+fn mount_of(executor: &mut Executor, slot: &str) -> Outcome<OwnedFd> {
+    let mount = executor.slots.get(slot)?;
+    if executor.attached.contains(slot) {
+        return copy_of(mount).at("open_tree", slot);
+    }
+    let mount = mount.try_clone_to_owned();
+    let mount = mount.map_err(|e| Errno(e.raw_os_error().unwrap_or(libc::EMFILE)));
+    executor.attached.insert(slot.to_string());
+    mount.at("dup", slot)
+}
+
+fn copy_of(mount: BorrowedFd) -> sys::Result<OwnedFd> {
+    let flags = sys::OPEN_TREE_CLONE | sys::AT_EMPTY_PATH | sys::AT_RECURSIVE;
+    sys::open_tree(mount, c"", flags)
+}
+
+pub fn mount_bind(
+    executor: &mut Executor,
+    slot: &Text,
+    destination: &Text,
+    on_proc: bool,
+    follow: bool,
+    make: Option<Make>,
+    mode: u32,
+) -> Outcome {
+    let path = destination.as_str();
+    let mount = mount_of(executor, slot.as_str())?;
+    let make = match make {
+        Some(make) => make,
+        None => kind_of(mount.as_fd()).at("fstat", slot.as_str())?,
+    };
+    let root = executor.slots.get("root")?;
+    let target = paths::resolve_or_make(root, path, Links::of(follow), make, mode)?;
+    if !on_proc {
+        refuse_proc(target.as_fd(), path)?;
+    }
+    sys::move_mount(mount.as_fd(), target.as_fd()).at("move_mount", path)
+}
+
+fn kind_of(mount: BorrowedFd) -> sys::Result<Make> {
+    let mode = sys::fstat(mount)?.st_mode;
+    Ok(if mode & libc::S_IFMT == libc::S_IFDIR {
+        Make::Directory
+    } else {
+        Make::File
+    })
+}
+
+/// Nothing but what the plan names may be mounted inside /proc (CVE-2019-16884).
+fn refuse_proc(target: BorrowedFd, path: &str) -> Outcome {
+    if sys::filesystem(target).at("fstatfs", path)? != sys::PROC_SUPER_MAGIC {
+        return Ok(());
+    }
+    let text = format!("{path:?} cannot be mounted because it is inside /proc");
+    Err(Failure::new("fstatfs", path, libc::EPERM, text))
+}
+
+/// The arguments of `mount_filesystem`, borrowed from the plan.
+struct Filesystem<'a> {
+    kind: &'a Text,
+    source: Option<&'a Text>,
+    destination: &'a str,
+    options: &'a [(Text, Option<Text>)],
+    attributes: u64,
+    copy_up: bool,
+}
+
+pub fn mount_filesystem(executor: &mut Executor, operation: &Operation) -> Outcome {
+    let Operation::MountFilesystem {
+        kind,
+        source,
+        destination,
+        options,
+        attributes,
+        propagation,
+        recursive_set,
+        recursive_clear,
+        follow,
+        copy_up,
+        legacy_flags,
+        legacy_data,
+    } = operation
+    else {
+        return Ok(());
+    };
+    let path = destination.as_str();
+    let links = Links::of(*follow);
+    let root = executor.slots.get("root")?;
+    let existed = paths::resolve(root, path, links).is_ok();
+    let target = paths::resolve_or_make(root, path, links, Make::Directory, 0o755)?;
+    let target = target.as_fd();
+    if !follow {
+        demand_directory(target, path)?;
+    }
+    let attr = self::attributes(*recursive_set, *recursive_clear, *propagation);
+    if let Some(flags) = legacy_flags {
+        mount_legacy(kind, source.as_ref(), target, *flags, legacy_data.as_ref())
+            .at("mount", path)?;
+        // The new mount covers what `target` is: find it.
+        let mount = paths::resolve(root, path, links).at("openat2", path)?;
+        return apply(mount.as_fd(), &attr, path);
+    }
+    let filesystem = Filesystem {
+        kind,
+        source: source.as_ref(),
+        destination: path,
+        options,
+        attributes: *attributes,
+        copy_up: *copy_up,
+    };
+    let mount = make_filesystem(&filesystem, target, existed)?;
+    apply(mount.as_fd(), &attr, path)?;
+    sys::move_mount(mount.as_fd(), target).at("move_mount", path)
+}
+
+fn apply(mount: BorrowedFd, attr: &MountAttr, path: &str) -> Outcome {
+    if is_empty(attr) {
+        return Ok(());
+    }
+    sys::mount_setattr(mount, true, attr).at("mount_setattr", path)
+}
+
+fn demand_directory(target: BorrowedFd, path: &str) -> Outcome {
+    let mode = sys::fstat(target).at("fstat", path)?.st_mode;
+    if mode & libc::S_IFMT == libc::S_IFDIR {
+        return Ok(());
+    }
+    Err(Failure::new(
+        "fstat",
+        path,
+        libc::ENOTDIR,
+        "must be mounted on ordinary directory",
+    ))
+}
+
+fn make_filesystem(filesystem: &Filesystem, target: BorrowedFd, existed: bool) -> Outcome<OwnedFd> {
+    let context = sys::fsopen(filesystem.kind.as_c()).at("fsopen", filesystem.kind.as_str())?;
+    configure(filesystem, context.as_fd(), target, existed)
+        .and_then(|()| sys::fsconfig_create(context.as_fd()).at("fsconfig", filesystem.destination))
+        .map_err(|failure| explain(failure, context.as_fd()))?;
+    // While files are copied in, the mount cannot be read-only.
+    let held_back = if filesystem.copy_up {
+        filesystem.attributes & sys::MOUNT_ATTR_RDONLY
+    } else {
+        0
+    };
+    let mount = sys::fsmount(context.as_fd(), filesystem.attributes & !held_back)
+        .at("fsmount", filesystem.destination)
+        .map_err(|failure| explain(failure, context.as_fd()))?;
+    if filesystem.copy_up {
+        copy_up::copy_tree(target, mount.as_fd(), filesystem.destination)?;
+        apply(
+            mount.as_fd(),
+            &attributes(held_back, 0, 0),
+            filesystem.destination,
+        )?;
+    }
+    Ok(mount)
+}
+
+fn configure(
+    filesystem: &Filesystem,
+    context: BorrowedFd,
+    target: BorrowedFd,
+    existed: bool,
+) -> Outcome {
+    if let Some(source) = filesystem.source {
+        sys::fsconfig_set(context, c"source", Some(source.as_c()))
+            .at("fsconfig", source.as_str())?;
+    }
+    for (key, value) in filesystem.options {
+        let value = value.as_ref().map(Text::as_c);
+        sys::fsconfig_set(context, key.as_c(), value).at("fsconfig", key.as_str())?;
+    }
+    let has_mode = || {
+        let mut keys = filesystem.options.iter().map(|(key, _)| key.as_str());
+        keys.any(|key| key == "mode")
+    };
+    // As under runc, a tmpfs takes on the mode of the directory that it covers.
+    if existed && filesystem.kind.as_str() == "tmpfs" && !has_mode() {
+        let mode = sys::fstat(target)
+            .at("fstat", filesystem.destination)?
+            .st_mode;
+        let mode = CString::new(format!("{:o}", mode & 0o7777)).unwrap_or_default();
+        sys::fsconfig_set(context, c"mode", Some(&mode)).at("fsconfig", "mode")?;
+    }
+    Ok(())
+}
+
+/// Add what the file system wrote into its context's log to the failure's text.
+fn explain(mut failure: Failure, context: BorrowedFd) -> Failure {
+    let mut buffer = [0u8; 1024];
+    while let Ok(length) = sys::read(context, &mut buffer) {
+        let line = String::from_utf8_lossy(&buffer[..length]);
+        let line = line.trim_end();
+        // "e ", "w " and "i " say how bad it is.
+        failure.text = format!("{}: {}", failure.text, line.get(2..).unwrap_or(line));
+        if length == 0 {
+            break;
+        }
+    }
+    failure
+}
+
+/// mount(2) on the directory `target`: as the working directory it needs no path.
+fn mount_legacy(
+    kind: &Text,
+    source: Option<&Text>,
+    target: BorrowedFd,
+    flags: u64,
+    data: Option<&Text>,
+) -> sys::Result<()> {
+    sys::fchdir(target)?;
+    let kind = (!kind.as_str().is_empty()).then(|| kind.as_c());
+    let (source, data) = (source.map(Text::as_c), data.map(Text::as_c));
+    let mounted = sys::mount(source, c".", kind, flags, data);
+    sys::chdir(c"/")?;
+    mounted
+}
+
+pub fn remount(
+    executor: &Executor,
+    destination: &Text,
+    attr: &MountAttr,
+    recursive: bool,
+    missing_ok: bool,
+) -> Outcome {
+    let path = destination.as_str();
+    let root = executor.slots.get("root")?;
+    let mount = match paths::resolve(root, path, Links::Follow) {
+        Err(Errno(libc::ENOENT | libc::ENOTDIR)) if missing_ok => return Ok(()),
+        result => result.at("openat2", path)?,
+    };
+    match sys::mount_setattr(mount.as_fd(), recursive, attr) {
+        // EINVAL: exists, but is no mount.
+        Err(Errno(libc::EINVAL)) if missing_ok => Ok(()),
+        result => result.at("mount_setattr", path),
+    }
+}
+
+pub fn readonly_path(executor: &Executor, path: &Text) -> Outcome {
+    let path = path.as_str();
+    let root = executor.slots.get("root")?;
+    let Some(target) = paths::resolve_existing(root, path)? else {
+        return Ok(());
+    };
+    let mount = copy_of(target.as_fd()).at("open_tree", path)?;
+    let attr = attributes(sys::MOUNT_ATTR_RDONLY, 0, 0);
+    sys::mount_setattr(mount.as_fd(), true, &attr).at("mount_setattr", path)?;
+    sys::move_mount(mount.as_fd(), target.as_fd()).at("move_mount", path)
+}
+
+pub fn mask_path(executor: &mut Executor, path: &Text) -> Outcome {
+    let path = path.as_str();
+    let root = executor.slots.get("root")?;
+    let Some(target) = paths::resolve_existing(root, path)? else {
+        return Ok(());
+    };
+    let mount = match kind_of(target.as_fd()).at("fstat", path)? {
+        Make::File => mount_of(executor, "null")?,
+        Make::Directory => empty_directory(executor)?,
+    };
+    sys::move_mount(mount.as_fd(), target.as_fd()).at("move_mount", path)
+}
+
+/// A read-only tmpfs that holds nothing: made once, copied after that.
+fn empty_directory(executor: &mut Executor) -> Outcome<OwnedFd> {
+    const SLOT: &str = "empty";
+    if executor.slots.get(SLOT).is_err() {
+        let mount = make_empty().at("fsmount", "tmpfs")?;
+        executor.slots.set(SLOT, mount);
+    }
+    mount_of(executor, SLOT)
+}
+
+fn make_empty() -> sys::Result<OwnedFd> {
+    let context = sys::fsopen(c"tmpfs")?;
+    for key in [c"nr_blocks", c"nr_inodes"] {
+        sys::fsconfig_set(context.as_fd(), key, Some(c"1"))?;
+    }
+    sys::fsconfig_set(context.as_fd(), c"mode", Some(c"755"))?;
+    sys::fsconfig_create(context.as_fd())?;
+    const ATTRIBUTES: u64 = sys::MOUNT_ATTR_RDONLY
+        | sys::MOUNT_ATTR_NOSUID
+        | sys::MOUNT_ATTR_NODEV
+        | sys::MOUNT_ATTR_NOEXEC;
+    sys::fsmount(context.as_fd(), ATTRIBUTES)
+}
