@@ -1,8 +1,8 @@
 """Classic BPF as seccomp(2) takes it: a few instructions by name, and the prologue that answers ENOSYS.
 
-A profile denies what it does not list, usually with EPERM. A C library that tries a new system call and gets EPERM takes
-it for an answer; at ENOSYS it falls back (glibc with clone3). So, as runc does, a call whose number is above the highest
-one that the profile names gets ENOSYS: the profile's author cannot have known it.
+A profile denies what it does not list, usually with EPERM. A C library that tries a new system call and gets EPERM
+takes it for an answer; at ENOSYS it falls back (glibc with clone3). So, as runc does, a call whose number is above the
+highest one that the profile names gets ENOSYS: the profile's author cannot have known it.
 """
 
 from __future__ import annotations

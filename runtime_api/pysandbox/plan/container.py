@@ -23,14 +23,15 @@ from pysandbox.plan.mounts import Surroundings, plan_mounts
 from pysandbox.plan.namespaces import enter, id_maps, offsets_text, read_namespaces
 from pysandbox.plan.plan import Plan
 from pysandbox.plan.process import (
-    DEFAULT_UMASK,
     execute,
     outer_beginning,
     process_part,
     raise_limits,
     session_keyring,
     standard_streams,
+    umask_of,
 )
+from pysandbox.plan.steps import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,56 +91,42 @@ def init_plan(
     _check_mount_namespace(spec, linux, namespaces)
     warnings: list[str] = []
     debug: list[str] = []
-    user_namespace = namespaces.has("user")
     propagation = _root_propagation(linux, options)
     around = _surroundings(bundle, linux, namespaces, host, cgroup, propagation)
     mounts = plan_mounts([*(spec.get("mounts") or ()), *extra_mounts], around)
-    devices_outer, devices = plan_devices(spec, host, user_namespace=user_namespace)
-    own_proc = _needs_proc(spec, linux)
-
-    operations = outer_beginning(process)
-    operations += _open_rootfs(spec, bundle, namespaces)
-    operations += mounts.outer
-    operations += _set_slaves(devices_outer)
-    if linux.get("maskedPaths"):
-        operations.append(op.open_null("null"))
-    clone_proc = own_proc and user_namespace and not namespaces.has("pid")
-    if clone_proc:
-        operations.append(op.open_tree("proc", "/proc", recursive=False))
-    operations += raise_limits(process, host, user_namespace=user_namespace)
-    operations += enter(namespaces, linux)
-    if not into_cgroup:
-        operations.append(op.stop("cgroup"))
-    operations.append(op.clone(into_cgroup=into_cgroup))
-
-    operations.append(op.parent_death_signal(9))
-    if namespaces.is_new("cgroup"):
-        operations.append(op.unshare(["cgroup"]))
-    operations.append(op.new_session())
-    operations += session_keyring(container_id, options, user_namespace=user_namespace)
-    operations += _network(linux, namespaces)
-    if namespaces.has("mount"):
-        private = bool(propagation & mo.MS_PRIVATE)
-        operations.append(op.root_propagation((mo.MS_PRIVATE if private else mo.MS_SLAVE) | mo.MS_REC))
-        operations.append(op.attach_root("rootfs"))
-    if own_proc and not clone_proc:
-        operations.append(op.open_proc())
-    operations += mounts.inner + devices
-    operations.append(op.stop("runtime_created"))
-    operations += _hooks(spec, "createContainer", state, "creating")
-    operations += _change_root(namespaces, options, propagation)
-    operations += _make_cwd(process["cwd"])
-    operations.append(standard_streams(process, bind=namespaces.has("mount")))
-    operations += mounts.late
-    if spec["root"].get("readonly") and namespaces.has("mount"):
-        operations.append(op.remount("/", set=mo.MOUNT_ATTR_RDONLY))
-    operations += _identity(spec, linux, namespaces)
-    umask = process["user"].get("umask")
-    operations.append(op.umask(DEFAULT_UMASK if umask is None else umask))
-    operations += process_part(process, linux, host, warnings, debug, extra_env=extra_env)
-    operations += [op.stop("ready"), op.wait_start()]
-    operations += _hooks(spec, "startContainer", state, "created")
-    operations += [op.close_descriptors(preserved), execute(process, extra_env)]
+    devices = plan_devices(spec, host, user_namespace=namespaces.has("user"))
+    proc = _procfs(spec, linux, namespaces)
+    operations = [
+        *outer_beginning(process, into_cgroup=into_cgroup),
+        *_open_rootfs(spec, bundle, namespaces),
+        *mounts.outer,
+        *_set_slaves(devices.outer),
+        *([op.open_null("null")] if linux.get("maskedPaths") else []),
+        *proc.outer,
+        *raise_limits(process, host, user_namespace=namespaces.has("user")),
+        *enter(namespaces, linux),
+        op.clone(into_cgroup=into_cgroup),
+        *_begin(container_id, options, linux, namespaces),
+        *_attach_rootfs(namespaces, propagation),
+        *proc.inner,
+        *mounts.inner,
+        *devices.inner,
+        op.stop("runtime_created"),
+        *_hooks(spec, "createContainer", state, "creating"),
+        *_change_root(namespaces, options, propagation),
+        *_make_cwd(process["cwd"]),
+        standard_streams(process, bind=namespaces.has("mount")),
+        *mounts.late,
+        *_readonly_root(spec, namespaces),
+        *_identity(spec, linux, namespaces),
+        op.umask(umask_of(process)),
+        *process_part(process, linux, host, warnings, debug, extra_env=extra_env),
+        op.stop("ready"),
+        op.wait_start(),
+        *_hooks(spec, "startContainer", state, "created"),
+        op.close_descriptors(preserved),
+        execute(process, extra_env),
+    ]
     return Plan(
         operations=operations,
         trace=options.trace is not None,
@@ -209,6 +196,29 @@ def _open_rootfs(spec: Spec, bundle: str, namespaces: Namespaces) -> list[Operat
     ]
 
 
+def _begin(container_id: str, options: Options, linux: Linux, namespaces: Namespaces) -> list[Operation]:
+    """Begin in init: PDEATHSIG again, since clone(2) does not hand it on."""
+    operations = [op.parent_death_signal(9)]
+    if namespaces.is_new("cgroup"):
+        operations.append(op.unshare(["cgroup"]))
+    operations.append(op.new_session())
+    operations += session_keyring(container_id, options, user_namespace=namespaces.has("user"))
+    return operations + _network(linux, namespaces)
+
+
+def _attach_rootfs(namespaces: Namespaces, propagation: int) -> list[Operation]:
+    if not namespaces.has("mount"):
+        return []
+    kind = mo.MS_PRIVATE if propagation & mo.MS_PRIVATE else mo.MS_SLAVE
+    return [op.root_propagation(kind | mo.MS_REC), op.attach_root("rootfs")]
+
+
+def _readonly_root(spec: Spec, namespaces: Namespaces) -> list[Operation]:
+    if not spec["root"].get("readonly") or not namespaces.has("mount"):
+        return []
+    return [op.remount("/", set=mo.MOUNT_ATTR_RDONLY)]
+
+
 def _set_slaves(opened: Sequence[Operation]) -> list[Operation]:
     operations = []
     for operation in opened:
@@ -216,9 +226,17 @@ def _set_slaves(opened: Sequence[Operation]) -> list[Operation]:
     return operations
 
 
-def _needs_proc(spec: Spec, linux: Linux) -> bool:
+def _procfs(spec: Spec, linux: Linux, namespaces: Namespaces) -> Steps:
+    """Open a private procfs where something is written to it.
+
+    In a user namespace only the owner of the pid namespace may mount one; the host's is cloned outside instead.
+    """
     process = spec["process"]
-    return bool(linux.get("sysctl") or process.get("apparmorProfile") or process.get("selinuxLabel"))
+    if not (linux.get("sysctl") or process.get("apparmorProfile") or process.get("selinuxLabel")):
+        return Steps()
+    if namespaces.has("user") and not namespaces.has("pid"):
+        return Steps(outer=[op.open_tree("proc", "/proc", recursive=False)])
+    return Steps(inner=[op.open_proc()])
 
 
 def _network(linux: Linux, namespaces: Namespaces) -> list[Operation]:

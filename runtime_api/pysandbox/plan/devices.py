@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pysandbox.errors import InvalidArgument
 from pysandbox.oci.mountoptions import is_bind
 from pysandbox.plan import operation as op
+from pysandbox.plan.steps import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,21 +49,21 @@ def absolute(destination: str) -> str:
     return "/" + posixpath.normpath("/" + destination).lstrip("/")
 
 
-def plan_devices(spec: Spec, host: Host, *, user_namespace: bool) -> tuple[list[Operation], list[Operation]]:
+def plan_devices(spec: Spec, host: Host, *, user_namespace: bool) -> Steps:
     """Return what opens devices in the outer process, and what puts devices and links in place."""
     if not fills_dev(spec):
-        return [], []
+        return Steps()
     nodes = _nodes((spec.get("linux") or {}).get("devices") or ())
-    outer: list[Operation] = []
-    inner: list[Operation] = []
+    steps = Steps()
     for number, (path, kind, major, minor, mode, uid, gid) in enumerate(nodes):
         if user_namespace and kind != "p":
             slot = f"device{number}"
-            outer.append(op.open_tree(slot, path, recursive=False))
-            inner.append(op.mount_bind(slot, path))
+            steps.outer.append(op.open_tree(slot, path, recursive=False))
+            steps.inner.append(op.mount_bind(slot, path))
         else:
-            inner.append(op.make_device(path, kind, major, minor, mode, uid, gid))
-    return outer, inner + _links(host)
+            steps.inner.append(op.make_device(path, kind, major, minor, mode, uid, gid))
+    steps.inner += _links(host)
+    return steps
 
 
 _Node = tuple[str, str, int, int, int, int, int]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Host:
     """What the kernel has.
 
-    `limits` maps RLIMIT_* numbers to (soft, hard) of this process; it is gathered only for a spec with a user namespace,
-    where a limit must be raised before the namespace is entered.
+    `limits` maps RLIMIT_* numbers to (soft, hard) of this process; it is gathered only for a spec with a user
+    namespace, where a limit must be raised before the namespace is entered.
     """
 
     apparmor: bool = False

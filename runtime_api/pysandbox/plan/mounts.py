@@ -1,7 +1,7 @@
 """Mounts of the spec: sources taken and prepared outside, attached inside, in the spec's order.
 
-A bind mount is a detached clone of its source. It gets everything that makes it what the spec says (propagation, id map,
-attributes, recursive attributes, in this order) while nobody can see it, and is then moved to its destination.
+A bind mount is a detached clone of its source. It gets everything that makes it what the spec says (propagation, id
+map, attributes, recursive attributes, in this order) while nobody can see it, and is then moved to its destination.
 
 Decisions, each as runc has it unless said otherwise:
 
@@ -17,14 +17,14 @@ Decisions, each as runc has it unless said otherwise:
 * /proc and /sys are attached to real directories only (CVE-2019-19921).
 * cgroup on v1: a tmpfs with a directory per hierarchy. On v2 cgroup2 itself; where a user namespace without a cgroup
   namespace forbids that, a bind of the container's own cgroup.
-* `remount` without `bind`, options of 256 bytes and more, `iversion` and data with an escaped comma go through mount(2):
-  fsconfig(2) cannot say them.
+* `remount` without `bind`, options of 256 bytes and more, `iversion` and data with an escaped comma go through
+  mount(2): fsconfig(2) cannot say them.
 """
 
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pysandbox.errors import InvalidArgument
@@ -33,6 +33,7 @@ from pysandbox.oci.mountoptions import is_bind, parse_mount_options
 from pysandbox.plan import operation as op
 from pysandbox.plan.devices import absolute
 from pysandbox.plan.namespaces import id_maps, is_mapped
+from pysandbox.plan.steps import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -96,15 +97,6 @@ class Surroundings:
     cgroup_namespace: bool = False
     cgroup_mounts: Callable[[], Sequence[CgroupMount]] = tuple
     label: str = ""
-
-
-@dataclass(slots=True)
-class Steps:
-    """Operations in the outer process, in the container before its root changes, and after."""
-
-    outer: list[Operation] = field(default_factory=list)
-    inner: list[Operation] = field(default_factory=list)
-    late: list[Operation] = field(default_factory=list)
 
 
 def plan_mounts(mounts: Sequence[Mount], around: Surroundings) -> Steps:

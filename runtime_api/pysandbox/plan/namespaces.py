@@ -62,6 +62,7 @@ def enter(namespaces: Namespaces, linux: Linux) -> list[Operation]:
     joined.sort(key=lambda pair: pair[0] == "user")
     operations = [op.join(kind, path) for kind, path in joined]
     if namespaces.is_new("user"):
+        _check_root_mapped(linux)
         operations += [op.unshare(["user"]), op.stop("id_maps")]
     if namespaces.has("user"):
         operations.append(op.become_root())
@@ -69,6 +70,12 @@ def enter(namespaces: Namespaces, linux: Linux) -> list[Operation]:
     if new:
         operations.append(op.unshare(new))
     return operations + _time_offsets(namespaces, linux)
+
+
+def _check_root_mapped(linux: Linux) -> None:
+    for key, mappings in (("uid", linux.get("uidMappings")), ("gid", linux.get("gidMappings"))):
+        if not is_mapped(id_maps(mappings), 0):
+            raise InvalidArgument(f"linux.{key}Mappings: root of the container (0) is not mapped to an id of the host")
 
 
 def _time_offsets(namespaces: Namespaces, linux: Linux) -> list[Operation]:

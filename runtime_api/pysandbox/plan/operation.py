@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    IdMaps = Sequence[tuple[int, int, int]]
+
 #: Raised whenever an executor of the previous version could not carry a plan out.
 PLAN_VERSION = 1
-
-IdMaps = "Sequence[tuple[int, int, int]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,13 @@ def open_null(slot: str) -> Operation:
 
 
 def set_attributes(
-    slot: str, *, set: int = 0, clear: int = 0, propagation: int = 0, recursive: bool = False
-) -> Operation:  # noqa: A002
+    slot: str,
+    *,
+    set: int = 0,  # noqa: A002
+    clear: int = 0,
+    propagation: int = 0,
+    recursive: bool = False,
+) -> Operation:
     """`mount_setattr` on a detached mount; `recursive` adds AT_RECURSIVE."""
     return _operation("set_attributes", slot=slot, set=set, clear=clear, propagation=propagation, recursive=recursive)
 
@@ -116,14 +121,15 @@ def stop(name: str) -> Operation:
     """Report `{"stop": name}` and wait for the caller's word to go on.
 
     `cgroup` (the very first operation: the caller puts the outer process into the cgroup, so that init is born there),
-    `id_maps` (the caller writes them), `net_devices`, `runtime_created` (limits are set; prestart and createRuntime hooks
-    run), `ready` (the last one of an init plan; an exec plan has only `cgroup`).
+    `id_maps` (the caller writes them), `time_offsets` (the caller writes `Plan.time_offsets`; only with a user
+    namespace), `net_devices`, `runtime_created` (limits are set; prestart and createRuntime hooks run), `ready` (the
+    last one of an init plan; an exec plan has only `cgroup`).
     """
     return _operation("stop", name=name)
 
 
 def become_root() -> Operation:
-    """`setgroups([])` where allowed, `setresgid(0,0,0)`, `setresuid(0,0,0)`: root of the user namespace just entered."""
+    """`setgroups([])` where allowed, `setresgid(0,0,0)`, `setresuid(0,0,0)`: root of the user namespace entered."""
     return _operation("become_root")
 
 
@@ -239,11 +245,11 @@ def mount_filesystem(
 def remount(
     destination: str,
     *,
-    set: int = 0,
+    set: int = 0,  # noqa: A002
     clear: int = 0,
     propagation: int = 0,
     recursive: bool = False,
-    missing_ok: bool = False,  # noqa: A002
+    missing_ok: bool = False,
 ) -> Operation:
     """`mount_setattr` on the mount whose root is `destination`."""
     return _operation(
@@ -258,7 +264,7 @@ def make_device(path: str, kind: str, major: int, minor: int, mode: int, uid: in
 
 
 def make_link(path: str, target: str, *, replace: bool = False) -> Operation:
-    """Symbolic link at a destination; `replace` removes what is there first (/dev/ptmx), else an existing one is kept."""
+    """Symbolic link at a destination; `replace` removes what is there first (/dev/ptmx), else it is kept."""
     return _operation("make_link", path=path, target=target, replace=replace)
 
 
@@ -272,7 +278,7 @@ def run_hooks(kind: str, hooks: Sequence[Mapping[str, Any]], state: Mapping[str,
     return _operation("run_hooks", kind=kind, hooks=hooks, state=state)
 
 
-# -- changing the root, and what needs the new one ----------------------------------------------------------------------
+# -- changing the root, and what needs the new one ---------------------------------------------------------------------
 
 
 def pivot_root() -> Operation:
@@ -326,7 +332,7 @@ def mask_path(path: str) -> Operation:
     return _operation("mask_path", path=path)
 
 
-# -- the process ----------------------------------------------------------------------------------------------------------
+# -- the process -------------------------------------------------------------------------------------------------------
 
 
 def umask(value: int) -> Operation:
@@ -416,8 +422,8 @@ def change_directory(path: str, *, make: bool = False) -> Operation:
 
 
 def credentials(
-    *, uid: int, gid: int, groups: Sequence[int] | None, bounding: int, effective: int, permitted: int, inheritable: int,
-    ambient: int,
+    *, uid: int, gid: int, groups: Sequence[int] | None, bounding: int, effective: int, permitted: int,
+    inheritable: int, ambient: int,
 ) -> Operation:  # fmt: skip
     """Bounding set dropped, KEEPCAPS, setgroups (None: leave them), setresgid, setresuid, verified; capset; ambient.
 

@@ -1,4 +1,4 @@
-"""A plan: the operations in order, and what goes with them. Planning is done when one exists; the executor does the rest."""
+"""A plan: the operations in order, and what goes with them. Python's part ends with it; the executor does the rest."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Plan:
         return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
     def describe(self) -> list[str]:
-        """Return one readable line for each operation; arguments that say nothing (False, None, 0, empty) are left out."""
+        """Return one readable line for each operation; arguments that say nothing (False, None, empty) are left out."""
         return [_describe(operation) for operation in self.operations]
 
 
@@ -109,6 +109,8 @@ def _describe(operation: Operation) -> str:
 
 
 def _argument(operation: str, name: str, value: Any) -> str:
+    if name == "follow":
+        return "" if value else "nofollow"
     if (value is None or value is False or value in ("", [], (), {})) and operation != "dumpable":
         return ""
     if value is True:
@@ -116,8 +118,8 @@ def _argument(operation: str, name: str, value: Any) -> str:
     bits = _MASKS.get((operation, name)) or _MASKS.get(("", name))
     if bits:
         return f"{name}={'|'.join(_bit_names(value, bits))}" if value else ""
-    if operation == "credentials" and name in _CAPABILITY_SETS:
-        return f"{name}={value:#x}"
+    if (operation == "credentials" and name in _CAPABILITY_SETS) or operation == "keyring":
+        return f"{name}={value}" if isinstance(value, str) else f"{name}={value:#x}"
     if name in _OCTAL and operation in ("umask", "make_device", "make_directory", "mount_bind"):
         return f"{name}={value:04o}"
     if operation == "seccomp" and name == "program":

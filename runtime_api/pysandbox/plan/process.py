@@ -101,15 +101,13 @@ def exec_plan(
     linux = spec.get("linux") or {}
     user_namespace = "user" in namespaces
     affinity = process.get("execCPUAffinity") or {}
-    operations = outer_beginning(process)
+    operations = outer_beginning(process, into_cgroup=into_cgroup)
     if affinity.get("initial"):
         operations.append(op.cpu_affinity(_numbers(affinity["initial"], "process.execCPUAffinity.initial")))
     labelled = bool(process.get("apparmorProfile") or process.get("selinuxLabel"))
     if user_namespace and labelled:
         operations.append(op.open_tree("proc", "/proc", recursive=False))
     operations += raise_limits(process, host, user_namespace=user_namespace)
-    if not into_cgroup:
-        operations.append(op.stop("cgroup"))
     operations.append(op.join_process(list(namespaces)))
     if user_namespace:
         operations.append(op.become_root())
@@ -119,7 +117,7 @@ def exec_plan(
     if labelled and not user_namespace:
         operations.append(op.open_proc())
     operations.append(standard_streams(process, bind=False))
-    operations.append(op.umask(_umask(process, spec)))
+    operations.append(op.umask(umask_of(process, spec.get("process", process))))
     operations += process_part(process, linux, host, warnings, debug, extra_env=extra_env)
     if affinity.get("final"):
         _insert_before_credentials(
@@ -135,12 +133,13 @@ def _insert_before_credentials(operations: list[Operation], operation: Operation
     operations.insert(index, operation)
 
 
-# -- the outer process ----------------------------------------------------------------------------------------------------
+# -- the outer process -------------------------------------------------------------------------------------------------
 
 
-def outer_beginning(process: Process) -> list[Operation]:
-    """Begin a plan: nobody outlives the caller, and nobody looks in."""
-    operations = [op.parent_death_signal(9)]
+def outer_beginning(process: Process, *, into_cgroup: bool) -> list[Operation]:
+    """Begin a plan: everything counts for the container, nobody outlives the caller, and nobody looks in."""
+    operations = [] if into_cgroup else [op.stop("cgroup")]
+    operations.append(op.parent_death_signal(9))
     adjustment = process.get("oomScoreAdj")
     if adjustment is not None:
         operations.append(op.oom_score_adj(adjustment))
@@ -175,14 +174,13 @@ def standard_streams(process: Process, *, bind: bool) -> Operation:
     return op.console(width=size["width"], height=size["height"], bind=bind, uid=uid)
 
 
-def _umask(process: Process, spec: Spec) -> int:
-    own = process["user"].get("umask")
-    if own is None:
-        own = (spec.get("process") or process)["user"].get("umask")
-    return DEFAULT_UMASK if own is None else own
+def umask_of(*processes: Process) -> int:
+    """Return the umask of the first process that has one."""
+    own = (process["user"].get("umask") for process in processes)
+    return next((umask for umask in own if umask is not None), DEFAULT_UMASK)
 
 
-# -- the part that init and exec share ------------------------------------------------------------------------------------
+# -- the part that init and exec share ---------------------------------------------------------------------------------
 
 
 def process_part(
@@ -197,7 +195,7 @@ def process_part(
         operations.append(op.no_new_privileges())
     operations += _scheduling(process, linux, warnings)
     operations.append(op.change_directory(process["cwd"] or "/"))
-    if not env.get("HOME"):
+    if "HOME" not in env:
         operations.append(op.home(process["user"]["uid"]))
     operations += [op.rlimit(number, soft, hard) for number, soft, hard in _limits(process)]
     operations.append(op.parent_death_signal(0))
@@ -319,7 +317,7 @@ def _limit(limit: Rlimit, index: int) -> tuple[int, int, int]:
     return number, limit["soft"], limit["hard"]
 
 
-# -- who the process is ---------------------------------------------------------------------------------------------------
+# -- who the process is ------------------------------------------------------------------------------------------------
 
 
 def _credentials(process: Process, linux: Linux, host: Host, warnings: list[str]) -> Operation:
@@ -359,6 +357,8 @@ def _mask(wanted: Capabilities, name: str, last: int, unknown: set[str]) -> int:
 
 def check_mapped(user: User, linux: Linux) -> None:
     """Refuse an id that the user namespace does not have: the kernel's own word for it is EINVAL."""
+    if not any(namespace["type"] == "user" for namespace in linux.get("namespaces") or ()):
+        return
     for key, number in (("uid", user["uid"]), ("gid", user["gid"])):
         maps = id_maps(linux.get(f"{key}Mappings"))  # type: ignore[arg-type]
         if maps and not is_mapped(maps, number):
@@ -370,13 +370,19 @@ def check_mapped(user: User, linux: Linux) -> None:
 
 
 def environment(process: Process, extra: Sequence[str] = ()) -> dict[str, str]:
-    """Return the environment by name. Of a name given twice the last counts; `extra` comes after the process's own."""
+    """Return the environment by name, in the order of runc's: of a name given twice only the last stays.
+
+    `extra` comes after the process's own. An empty HOME counts as none.
+    """
     variables: dict[str, str] = {}
     for index, entry in enumerate([*(process.get("env") or ()), *extra]):
         name, equals, value = entry.partition("=")
         if not equals or not name:
             raise InvalidArgument(f"process.env[{index}]: {entry!r} is not of the form NAME=value")
+        variables.pop(name, None)
         variables[name] = value
+    if not variables.get("HOME"):
+        variables.pop("HOME", None)
     return variables
 
 
