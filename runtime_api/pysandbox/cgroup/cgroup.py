@@ -52,7 +52,7 @@ class Cgroup(abc.ABC):
 
     @abc.abstractmethod
     def paths(self) -> dict[str, str]:
-        """Return the directory by controller, as in runc's state.json: `""` is cgroup2, `name=systemd` the named one."""
+        """Return the directory by controller, as in runc's state.json: `""` is cgroup2, `name=systemd` has no controller."""
 
     @abc.abstractmethod
     def create(self, resources: Resources | None = None) -> None:
@@ -63,8 +63,11 @@ class Cgroup(abc.ABC):
         """
 
     @abc.abstractmethod
-    def add(self, pid: int, below: str | Mapping[str, str] | None = None) -> None:
-        """Put a process into the cgroup in every hierarchy, or into an existing one `below` it (`exec --cgroup`)."""
+    def add(self, pid: int, below: str | Mapping[str, str] | None = None, *, init: int = 0) -> None:
+        """Put a process into the cgroup in every hierarchy, or into an existing one `below` it (`exec --cgroup`).
+
+        On v2 a container may have turned its cgroup into one that takes no processes: then it joins `init`'s.
+        """
 
     @abc.abstractmethod
     def apply(self, resources: Resources) -> None:
@@ -113,6 +116,18 @@ class Cgroup(abc.ABC):
             return None
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
+    def entries(self) -> tuple[int, ...]:
+        """Open the `tasks` file of each v1 hierarchy. The caller closes them.
+
+        A process with one thread that writes `0` into each of them moves itself at once. `add` does the same from
+        outside, but moving *another* process makes the kernel wait for an RCU grace period (5 to 16 ms on a machine
+        that moved none lately). The cgroup2 directory is not among them: CLONE_INTO_CGROUP is the quick way there.
+        """
+        return ()
+
+    def delegate(self, uid: int) -> None:  # noqa: B027 - nothing to do on v1, where delegation is not safe
+        """Give a v2 cgroup to a user: for a container with its own cgroup namespace and a writable cgroup mount."""
+
     def kill(self) -> None:
         """End every process here and below, frozen ones too, and wait a moment for them to be gone."""
         self.signal_all(9)
@@ -126,9 +141,7 @@ class Cgroup(abc.ABC):
         return {"version": self.version, "id": self.container_id, "paths": self.paths()}
 
 
-def open_cgroup(
-    cgroups_path: str, container_id: str, *, systemd: bool = False, layout: Layout | None = None
-) -> Cgroup:
+def open_cgroup(cgroups_path: str, container_id: str, *, systemd: bool = False, layout: Layout | None = None) -> Cgroup:
     """Decide where a container's cgroup is, without making it. `layout` is the host's, read when not given.
 
     `cgroups_path` is `linux.cgroupsPath`. Absolute: from the root of each hierarchy. Relative, and empty (then the

@@ -44,7 +44,7 @@ BPF_JMP_JNE_X = 0x5D
 BPF_EXIT = 0x95
 
 #: system call numbers of bpf(2)
-_NR_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+_NR_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361}
 
 #: The name the kernel shows for the program, by which it is found again (at most 15 bytes).
 PROGRAM_NAME = b"pysandbox_dev"
@@ -60,7 +60,7 @@ def instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, immediat
     """Return one `struct bpf_insn` in this machine's byte order, which is little-endian."""
     import struct
 
-    return struct.pack("=BBhi", code, dst | src << 4, offset, immediate - (1 << 32) if immediate > 0x7FFFFFFF else immediate)
+    return struct.pack("=BBhI", code, dst | src << 4, offset, immediate)
 
 
 def device_program(policy: Policy) -> bytes:
@@ -76,11 +76,11 @@ def device_program(policy: Policy) -> bytes:
         instruction(BPF_LDX_MEM_W, 4, 1, 4),
         instruction(BPF_LDX_MEM_W, 5, 1, 8),
     ]
-    blocks = [_exception(device, access, policy.allow) for device, access in policy.exceptions.items()]
-    return b"".join([*start, *blocks, _answer(policy.allow)])
+    blocks = [_exception(device, access, default=policy.allow) for device, access in policy.exceptions.items()]
+    return b"".join([*start, *blocks, _answer(allow=policy.allow)])
 
 
-def _exception(device: tuple[str, int, int], access: str, default: bool) -> bytes:
+def _exception(device: tuple[str, int, int], access: str, *, default: bool) -> bytes:
     """Return the test for one exception. It falls through to its answer, or jumps behind it."""
     kind, major, minor = device
     tests: list[tuple[int, int, int, int]] = [(BPF_JMP_JNE_K, 2, 0, _TYPE[kind])]
@@ -93,7 +93,7 @@ def _exception(device: tuple[str, int, int], access: str, default: bool) -> byte
         compute = [instruction(BPF_ALU32_MOV_X, 1, 3), instruction(BPF_ALU32_AND_K, 1, immediate=mask)]
         # An allowing exception must cover all that is asked for, a denying one matches when it covers any of it.
         tests.append((BPF_JMP_JEQ_K, 1, 0, 0) if default else (BPF_JMP_JNE_X, 1, 3, 0))
-    return _assemble(tests, compute, _answer(not default))
+    return _assemble(tests, compute, _answer(allow=not default))
 
 
 def _assemble(tests: list[tuple[int, int, int, int]], compute: list[bytes], answer: bytes) -> bytes:
@@ -112,7 +112,7 @@ def _assemble(tests: list[tuple[int, int, int, int]], compute: list[bytes], answ
     return b"".join([*out, answer])
 
 
-def _answer(allow: bool) -> bytes:
+def _answer(*, allow: bool) -> bytes:
     return instruction(BPF_ALU64_MOV_K, 0, immediate=int(allow)) + instruction(BPF_EXIT)
 
 
@@ -218,9 +218,7 @@ class _Attribute:
     """A `union bpf_attr`, filled in by offset: its members differ for each command."""
 
     def __init__(self) -> None:
-        import ctypes
-
-        self._buffer: ctypes.Array[ctypes.c_char] = ctypes.create_string_buffer(128)
+        self._buffer = bytearray(128)
 
     def u32(self, offset: int, value: int) -> None:
         self.bytes(offset, value.to_bytes(4, "little"))
@@ -243,7 +241,7 @@ class _Attribute:
         result: int = libc.syscall(
             ctypes.c_long(_NR_BPF[os.uname().machine]),
             ctypes.c_int(command),
-            ctypes.byref(self._buffer),
+            (ctypes.c_char * len(self._buffer)).from_buffer(self._buffer),
             ctypes.c_uint(len(self._buffer)),
         )
         if result < 0:

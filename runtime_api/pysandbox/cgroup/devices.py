@@ -50,7 +50,7 @@ class Policy:
     allow: bool = False
     exceptions: dict[Device, str] = field(default_factory=dict)
 
-    def reset(self, allow: bool) -> None:
+    def reset(self, *, allow: bool) -> None:
         """Start over with one answer for everything."""
         self.allow = allow
         self.exceptions.clear()
@@ -99,14 +99,14 @@ def _apply(policy: Policy, rule: Mapping[str, Any], path: str) -> None:
     if min(numbers) < ANY:
         raise InvalidArgument(f"{path}: device numbers {numbers[0]}:{numbers[1]} must be -1 (any) or more")
     if kind == "a" and numbers == (ANY, ANY) and (not allow or access == ALL):
-        policy.reset(allow)
+        policy.reset(allow=allow)
         return
     # The kernel, and runc, read `a` as "everything" even beside numbers. Here it means both types with these numbers.
     for each in ("b", "c") if kind == "a" else (kind,):
-        _except(policy, (each, *numbers), access, allow, path)
+        _except(policy, (each, *numbers), access, path, allow=allow)
 
 
-def _except(policy: Policy, device: Device, access: str, allow: bool, path: str) -> None:
+def _except(policy: Policy, device: Device, access: str, path: str, *, allow: bool) -> None:
     if allow != policy.allow:
         policy.add(device, access)
         return
@@ -146,20 +146,20 @@ def v1_device_writes(policy: Policy, current: str) -> list[Write]:
     old = _parse_list(current)
     writes = []
     if old.allow or policy.allow:
-        writes.append(_write("a *:* rwm", policy.allow))
+        writes.append(_write("a *:* rwm", allow=policy.allow))
         old = Policy(allow=policy.allow)
     for device, access in old.exceptions.items():
         dropped = _difference(access, policy.exceptions.get(device, ""))
         if dropped:
-            writes.append(_write(f"{_text(device)} {dropped}", policy.allow))
+            writes.append(_write(f"{_text(device)} {dropped}", allow=policy.allow))
     for device, access in policy.exceptions.items():
         gained = _difference(access, old.exceptions.get(device, ""))
         if gained:
-            writes.append(_write(f"{_text(device)} {gained}", not policy.allow))
+            writes.append(_write(f"{_text(device)} {gained}", allow=not policy.allow))
     return writes
 
 
-def _write(line: str, allow: bool) -> Write:
+def _write(line: str, *, allow: bool) -> Write:
     file = "devices.allow" if allow else "devices.deny"
     return Write("devices", file, "a" if line.startswith("a") else line, "linux.resources.devices")
 

@@ -61,10 +61,10 @@ class Layout:
                     base = hierarchy.mount_point if absolute else hierarchy.directory(self.own.get(controller, "/"))
                     places[controller] = "/".join([base, *parts])
         if self.unified is not None:
-            places[""] = "/".join([self._unified_base(self.unified, absolute), *parts])
+            places[""] = "/".join([self._unified_base(self.unified, absolute=absolute), *parts])
         return places
 
-    def _unified_base(self, unified: Hierarchy, absolute: bool) -> str:
+    def _unified_base(self, unified: Hierarchy, *, absolute: bool) -> str:
         if absolute:
             return unified.mount_point
         own = self.own.get("", "/")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
-def check_unused(paths: Iterable[str], frozen: bool) -> None:
+def check_unused(paths: Iterable[str], *, frozen: bool) -> None:
     """Refuse existing directories that have processes in or below them, or that would freeze whoever joins."""
     pids: set[int] = set()
     for path in paths:

@@ -53,7 +53,10 @@ def v2_stats(path: str) -> dict[str, Any]:
 
 def _v1_cpu(cpu: str | None, cpuacct: str | None) -> dict[str, Any]:
     throttled = keyed(cpu, "cpu.stat")
-    usage: dict[str, Any] = {"kernel": number(cpuacct, "cpuacct.usage_sys"), "user": number(cpuacct, "cpuacct.usage_user")}
+    usage: dict[str, Any] = {
+        "kernel": number(cpuacct, "cpuacct.usage_sys"),
+        "user": number(cpuacct, "cpuacct.usage_user"),
+    }
     per_cpu = {
         "percpu": _numbers(cpuacct, "cpuacct.usage_percpu"),
         "percpu_kernel": _numbers(cpuacct, "cpuacct.usage_percpu_sys"),
@@ -140,7 +143,7 @@ def blkio_entries(text: str) -> list[dict[str, Any]]:
 def _v1_hugetlb(path: str) -> dict[str, Any]:
     stats = {}
     for size in _page_sizes(path, ".limit_in_bytes"):
-        prefix = f"hugetlb.{size}.rsvd" if directory.exists(path, f"hugetlb.{size}.rsvd.usage_in_bytes") else f"hugetlb.{size}"
+        XX
         used, most = number(path, f"{prefix}.usage_in_bytes"), number(path, f"{prefix}.max_usage_in_bytes")
         stats[size] = {"failcnt": number(path, f"{prefix}.failcnt"), **_present(usage=used, max=most)}
     return stats
@@ -171,8 +174,7 @@ def _v2_memory(path: str) -> dict[str, Any]:
     both = swapped.get("usage", 0) + used.get("usage", 0)
     if swapped["limit"] != _MAX:
         swapped["limit"] += used["limit"]
-    if swapped["limit"] > _MAX:
-        swapped["limit"] = _MAX
+    swapped["limit"] = min(swapped["limit"], _MAX)
     return {
         **_present(cache=raw.get("file", 0), raw=raw),
         "usage": used,
@@ -208,7 +210,7 @@ def _v2_io(path: str) -> dict[str, Any]:
 def _v2_hugetlb(path: str | None) -> dict[str, Any]:
     stats = {}
     for size in _page_sizes(path, ".max") if path else ():
-        prefix = f"hugetlb.{size}.rsvd" if directory.exists(path or "", f"hugetlb.{size}.rsvd.current") else f"hugetlb.{size}"
+        XX
         refused = keyed(path, f"hugetlb.{size}.events").get("max", 0)
         stats[size] = {"failcnt": refused, **_present(usage=number(path, f"{prefix}.current"))}
     return stats
@@ -237,6 +239,12 @@ def _page_sizes(path: str | None, suffix: str) -> Iterable[str]:
         return ()
     names = (name for name in os.listdir(path) if name.startswith("hugetlb.") and name.endswith(suffix))
     return sorted(name.split(".")[1] for name in names if ".rsvd." not in name)
+
+
+def _hugetlb_prefix(path: str, size: str, file: str) -> str:
+    """Prefer the counts of reserved pages (Linux 5.7), which the limits are about."""
+    reserved = f"hugetlb.{size}.rsvd"
+    return reserved if directory.exists(path, f"{reserved}.{file}") else f"hugetlb.{size}"
 
 
 def number(path: str | None, file: str) -> int:

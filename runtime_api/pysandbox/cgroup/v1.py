@@ -19,7 +19,7 @@ from pysandbox.cgroup.writes import check_controllers, perform
 from pysandbox.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from pysandbox.cgroup.resources import Write
@@ -48,27 +48,41 @@ class CgroupV1(Cgroup):
 
     def create(self, resources: Resources | None = None) -> None:
         """See `Cgroup.create`."""
-        if "devices" not in self._paths:
-            raise Unavailable("this host has no devices cgroup controller, so devices cannot be kept from a container")
-        policy = device_policy((resources or {}).get("devices") or ())
-        check_controllers(v1_writes(resources or {}, Knobs()), self._controllers())
+        self.check(resources or {})
         made: list[str] = []
         try:
             for path in self._directories:
                 made += directory.make(path)
-            existing = [path for path in self._directories if path not in made]
-            check_unused(existing, self.frozen())
-            for path in self._directories:
-                directory.mark(path, self.container_id)
-            self._inherit_cpuset()
-            current = directory.read(self._paths["devices"], "devices.list")
-            perform(v1_device_writes(policy, current), self._paths)
-            if resources:
-                self._limit(resources)
+            check_unused([path for path in self._directories if path not in made], frozen=self.frozen())
+            self._set_up(resources or {})
         except BaseException:
             for path in reversed(made):
                 directory.remove_tree(path)
             raise
+
+    def check(self, resources: Resources) -> None:
+        """Refuse what cannot be given on this host, before anything is made."""
+        if "devices" not in self._paths:
+            raise Unavailable("this host has no devices cgroup controller, so devices cannot be kept from a container")
+        device_policy(resources.get("devices") or ())
+        check_controllers(v1_writes(resources, Knobs()), self._controllers())
+
+    def adopt(self, resources: Resources) -> None:
+        """Go on from directories that systemd made for this container, making those that it did not."""
+        for path in self._directories:
+            directory.make(path)
+        self._set_up(resources)
+
+    def _set_up(self, resources: Resources) -> None:
+        for path in self._directories:
+            directory.mark(path, self.container_id)
+        self._inherit_cpuset()
+        self._set_devices(resources.get("devices") or ())
+        self._limit(resources)
+
+    def _set_devices(self, rules: Iterable[Mapping[str, Any]]) -> None:
+        current = directory.read(self._paths["devices"], "devices.list")
+        perform(v1_device_writes(device_policy(rules), current), self._paths)
 
     def _inherit_cpuset(self) -> None:
         """Give cpus and memory nodes to each level that has none: a v1 cpuset starts empty and nothing can join it."""
@@ -91,11 +105,9 @@ class CgroupV1(Cgroup):
 
     def apply(self, resources: Resources) -> None:
         """See `Cgroup.apply`."""
-        check_controllers(v1_writes(resources, Knobs()), self._controllers())
+        self.check(resources)
         if resources.get("devices") is not None:
-            policy = device_policy(resources["devices"])
-            current = directory.read(self._paths["devices"], "devices.list")
-            perform(v1_device_writes(policy, current), self._paths)
+            self._set_devices(resources["devices"])
         self._limit(resources)
 
     def _limit(self, resources: Resources) -> None:
@@ -144,6 +156,14 @@ class CgroupV1(Cgroup):
             return []
         there = self._unified_controllers()
         return [write for write in v2_writes(resources, Knobs()) if write.controller in there]
+
+    def entries(self) -> tuple[int, ...]:
+        """See `Cgroup.entries`."""
+        return tuple(
+            os.open(os.path.join(path, "tasks"), os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            for path in self._directories
+            if path != self._paths.get("")
+        )
 
     def freeze(self) -> None:
         """See `Cgroup.freeze`."""

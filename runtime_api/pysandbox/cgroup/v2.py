@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pysandbox.cgroup import directory
 from pysandbox.cgroup.cgroup import Cgroup, CgroupMount
+from pysandbox.cgroup.devices import device_policy
 from pysandbox.cgroup.directory import CgroupError
 from pysandbox.cgroup.killing import SIGKILL, signal_stopped, wait_gone
 from pysandbox.cgroup.membership import check_unused, join, sub_cgroups
@@ -47,21 +48,28 @@ class CgroupV2(Cgroup):
 
     def create(self, resources: Resources | None = None) -> None:
         """See `Cgroup.create`."""
-        writes = v2_writes(resources or {}, Knobs())
+        self.check(resources or {})
         made: list[str] = []
         try:
-            check_controllers(writes, {*_BUILT_IN, *available_controllers(self._path)})
             made += directory.make(self._path)
-            check_unused([self._path], self.frozen())
-            directory.mark(self._path, self.container_id)
-            enable_controllers(self._path, {write.controller for write in writes})
-            self._set_devices((resources or {}).get("devices") or ())
-            if resources:
-                self._limit(resources)
+            check_unused([self._path], frozen=self.frozen())
+            self.adopt(resources or {})
         except BaseException:
             for path in reversed(made):
                 directory.remove_tree(path)
             raise
+
+    def check(self, resources: Resources) -> None:
+        """Refuse what cannot be given on this host, before anything is made."""
+        device_policy(resources.get("devices") or ())
+        check_controllers(v2_writes(resources, Knobs()), {*_BUILT_IN, *available_controllers(self._path)})
+
+    def adopt(self, resources: Resources) -> None:
+        """Go on from a directory that systemd, or `create`, made for this container."""
+        directory.mark(self._path, self.container_id)
+        enable_controllers(self._path, {write.controller for write in v2_writes(resources, Knobs())})
+        self._set_devices(resources.get("devices") or ())
+        self._limit(resources)
 
     def add(self, pid: int, below: str | Mapping[str, str] | None = None, *, init: int = 0) -> None:
         """See `Cgroup.add`. A cgroup that hands out controllers takes no process: then it joins `init` where it is."""
@@ -86,16 +94,14 @@ class CgroupV2(Cgroup):
 
     def apply(self, resources: Resources) -> None:
         """See `Cgroup.apply`."""
-        writes = v2_writes(resources, Knobs())
-        check_controllers(writes, {*_BUILT_IN, *available_controllers(self._path)})
-        enable_controllers(self._path, {write.controller for write in writes})
+        self.check(resources)
+        enable_controllers(self._path, {write.controller for write in v2_writes(resources, Knobs())})
         if resources.get("devices") is not None:
             self._set_devices(resources["devices"])
         self._limit(resources)
 
     def _set_devices(self, rules: Iterable[Mapping[str, Any]]) -> None:
         from pysandbox.cgroup.device_program import attach_device_program
-        from pysandbox.cgroup.devices import device_policy
 
         attach_device_program(self._path, device_policy(rules))
 
@@ -109,10 +115,7 @@ class CgroupV2(Cgroup):
         perform(v2_writes(resources, Knobs(bfq=bfq)), _Everywhere(self._path))
 
     def delegate(self, uid: int) -> None:
-        """Give the cgroup to a user, as the kernel lists it (/sys/kernel/cgroup/delegate): its limits stay the host's.
-
-        For a container that has its own cgroup namespace and a writable cgroup mount.
-        """
+        """See `Cgroup.delegate`. /sys/kernel/cgroup/delegate lists the files: the limits stay the host's."""
         os.chown(self._path, uid, -1, follow_symlinks=False)
         listed = directory.read_or("/sys/kernel/cgroup", "delegate", "cgroup.procs\ncgroup.subtree_control\n")
         for name in listed.split():
@@ -140,9 +143,8 @@ class CgroupV2(Cgroup):
 
     def frozen(self) -> bool:
         """See `Cgroup.frozen`."""
-        return (
-            directory.read_or(self._path, "cgroup.freeze", "0").strip() == "1"
-            or "frozen 1" in directory.read_or(self._path, "cgroup.events", "")
+        return directory.read_or(self._path, "cgroup.freeze", "0").strip() == "1" or "frozen 1" in directory.read_or(
+            self._path, "cgroup.events", ""
         )
 
     def signal_all(self, signal: int) -> None:
