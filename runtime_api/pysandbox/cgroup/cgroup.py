@@ -52,7 +52,7 @@ class Cgroup(abc.ABC):
 
     @abc.abstractmethod
     def paths(self) -> dict[str, str]:
-        """Return the directory by controller, as in runc's state.json: `""` is cgroup2, `name=systemd` has no controller."""
+        """Return the directory by controller, as in runc's state.json; `""` stands for cgroup2."""
 
     @abc.abstractmethod
     def create(self, resources: Resources | None = None) -> None:

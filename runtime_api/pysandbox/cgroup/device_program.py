@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 from pysandbox.cgroup.devices import ALL, ANY
 
 if TYPE_CHECKING:
-    import ctypes
-
     from pysandbox.cgroup.devices import Policy
 
 # The following constants are spelled as in linux/bpf.h and linux/bpf_common.h.

@@ -53,7 +53,7 @@ def scope_properties(slice_: str, container_id: str, pid: int, version: int) -> 
 
 
 def resource_properties(resources: Resources, version: int, *, systemd: int) -> list[Property]:
-    """Return the limits that systemd should know. What its version does not understand, the cgroup's files get alone."""
+    """Return the limits that systemd should know. What its version cannot do, the cgroup's files do alone."""
     properties = list(_memory(resources.get("memory") or {}, version))
     properties += _cpu(resources.get("cpu") or {}, version, systemd)
     limit = (resources.get("pids") or {}).get("limit") or 0

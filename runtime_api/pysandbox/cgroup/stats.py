@@ -143,7 +143,7 @@ def blkio_entries(text: str) -> list[dict[str, Any]]:
 def _v1_hugetlb(path: str) -> dict[str, Any]:
     stats = {}
     for size in _page_sizes(path, ".limit_in_bytes"):
-        XX
+        prefix = _hugetlb_prefix(path, size, "usage_in_bytes")
         used, most = number(path, f"{prefix}.usage_in_bytes"), number(path, f"{prefix}.max_usage_in_bytes")
         stats[size] = {"failcnt": number(path, f"{prefix}.failcnt"), **_present(usage=used, max=most)}
     return stats
@@ -210,7 +210,7 @@ def _v2_io(path: str) -> dict[str, Any]:
 def _v2_hugetlb(path: str | None) -> dict[str, Any]:
     stats = {}
     for size in _page_sizes(path, ".max") if path else ():
-        XX
+        prefix = _hugetlb_prefix(path or "", size, "current")
         refused = keyed(path, f"hugetlb.{size}.events").get("max", 0)
         stats[size] = {"failcnt": refused, **_present(usage=number(path, f"{prefix}.current"))}
     return stats
