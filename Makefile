@@ -27,7 +27,7 @@ PYTHON   ?= $(shell for p in /usr/bin/python3 /usr/bin/python3.1[1-9] $$(command
               "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 RUST_SOURCES := $(shell find guest_agent -path guest_agent/target -prune -o -type f -print 2>/dev/null)
 
-say = @printf '\033[1m[%s]\033[0m %s\n' "$(1)" "$(2)"
+say = @printf '[%s] %s\n' "$(1)" "$(2)"
 
 .PHONY: help setup demo test lint bench soak install uninstall clean
 help:
@@ -90,7 +90,7 @@ test: setup $(STAMPS)/test $(STAMPS)/test-packages-$(DAEMONS)
 	$(call say,1/2,cargo test)
 	@status=0
 	(cd guest_agent && $$(../setup/packages.sh cargo "$(MSRV)") test --release --locked) || status=1
-	printf '\033[1m[2/2]\033[0m pytest\n'
+	echo '[2/2] pytest'
 	$(VENV)/bin/python -m pytest $(TESTS) || status=1
 	exit $$status
 
@@ -122,7 +122,7 @@ install: setup
 	"$$interpreter" -IS -m compileall -q -s "$(LIBRARY).new" -p "$(PREFIX)/lib/pysandbox" "$(LIBRARY).new"
 	rm -rf "$(LIBRARY)"
 	mv "$(LIBRARY).new" "$(LIBRARY)"
-	printf '\033[1m[2/2]\033[0m %s\n' "$(DESTDIR)$(PREFIX)/bin/pysandbox"
+	echo '[2/2] $(DESTDIR)$(PREFIX)/bin/pysandbox'
 	mkdir -p "$(DESTDIR)$(PREFIX)/bin"
 	setup/launcher.sh "$$interpreter" "$(PREFIX)/lib/pysandbox" > "$(DESTDIR)$(PREFIX)/bin/pysandbox.new"
 	chmod 755 "$(DESTDIR)$(PREFIX)/bin/pysandbox.new"

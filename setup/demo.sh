@@ -14,13 +14,16 @@ cleanup() {
 }
 trap cleanup EXIT
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+bold='' cyan='' plain=''
+if [ -t 1 ]; then bold=$'\e[1m' cyan=$'\e[36m' plain=$'\e[0m'; fi
+
+say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 
 # Echo a command, then run it.
 show() {
-    printf '\033[36m$'
+    printf '%s$' "$cyan"
     printf ' %q' "$@"
-    printf '\033[0m\n'
+    printf '%s\n' "$plain"
     "$@"
 }
 
