@@ -26,6 +26,8 @@ pub struct Executor {
     pub pending_directory: Option<Text>,
     /// What `find_program` found.
     pub program: Option<Text>,
+    /// What `home` found, as the environment holds it: `HOME=/root`.
+    pub home: Option<Text>,
     /// The umask this process was started with, given back where the plan sets none.
     pub umask: u32,
     pub index: usize,
@@ -44,6 +46,7 @@ impl Executor {
             parent_death_signal: 0,
             pending_directory: None,
             program: None,
+            home: None,
             umask: sys::umask(0),
             index: 0,
         }
@@ -109,7 +112,11 @@ impl Executor {
                 uid_maps,
                 gid_maps,
                 recursive,
-            } => mounts::id_map_mount(self, slot, uid_maps, gid_maps, *recursive),
+                namespace,
+            } => {
+                let source = mounts::MapSource::of(uid_maps, gid_maps, namespace.as_ref());
+                mounts::id_map_mount(self, slot, source, *recursive)
+            }
             O::Join { kind, path } => namespaces::join(self, kind, path, rest),
             O::JoinProcess { kinds } => namespaces::join_process(self, kinds),
             O::Unshare { kinds } => namespaces::unshare(kinds),
@@ -118,10 +125,11 @@ impl Executor {
             O::TimeOffsets { offsets } => namespaces::time_offsets(self, offsets),
             O::Clone { into_cgroup } => process::clone(self, *into_cgroup),
             O::NewSession {} => process::new_session(),
-            O::Keyring { name } => process::keyring(name),
+            O::Keyring { name, permission } => process::keyring(name, *permission),
             O::Loopback {} => namespaces::loopback(),
             O::RootPropagation { flags } => root::root_propagation(*flags),
-            O::AttachRoot { slot, attach } => root::attach_root(self, slot, *attach),
+            O::AttachRoot { slot } => root::attach_root(self, slot),
+            O::OpenRoot { path } => root::open_root(self, path),
             O::UseRoot {} => root::use_root(self),
             O::OpenProc {} => procfs::open_proc(self),
             O::MountBind {
@@ -190,6 +198,7 @@ impl Executor {
                 soft,
                 hard,
             } => process::rlimit(*resource, *soft, *hard),
+            O::Home { uid } => process::home(self, *uid),
             O::FindProgram { name, path, cwd } => process::find_program(self, name, path, cwd),
             O::Seccomp {
                 program,

@@ -300,7 +300,7 @@ operations! {
     SetAttributes "set_attributes" {
         slot: Text, set: u64 = 0, clear: u64 = 0, propagation: u64 = 0, recursive: bool = false,
     }
-    IdMapMount "id_map_mount" { slot: Text, uid_maps: Vec<IdMap>, gid_maps: Vec<IdMap>, recursive: bool }
+    IdMapMount "id_map_mount" { slot: Text, uid_maps: Vec<IdMap>, gid_maps: Vec<IdMap>, recursive: bool, namespace: Option<Text> = None }
     Join "join" { kind: Text, path: Text }
     JoinProcess "join_process" { kinds: Vec<Text> }
     Unshare "unshare" { kinds: Vec<Text> }
@@ -309,10 +309,11 @@ operations! {
     TimeOffsets "time_offsets" { offsets: Vec<(Text, i64, u32)> }
     Clone "clone" { into_cgroup: bool = false }
     NewSession "new_session" { }
-    Keyring "keyring" { name: Text }
+    Keyring "keyring" { name: Text, permission: u32 = 0x0008_0000 }
     Loopback "loopback" { }
     RootPropagation "root_propagation" { flags: u64 }
-    AttachRoot "attach_root" { slot: Text, attach: bool = true }
+    AttachRoot "attach_root" { slot: Text }
+    OpenRoot "open_root" { path: Text }
     UseRoot "use_root" { }
     OpenProc "open_proc" { }
     MountBind "mount_bind" {
@@ -323,7 +324,7 @@ operations! {
         kind: Text, source: Option<Text> = None, destination: Text, options: Vec<(Text, Option<Text>)> = Vec::new(),
         attributes: u64 = 0, propagation: u64 = 0, recursive_set: u64 = 0, recursive_clear: u64 = 0,
         follow: bool = true, copy_up: bool = false, legacy_flags: Option<u64> = None,
-        legacy_data: Option<Text> = None,
+        legacy_data: Option<Text> = None, keep_mode: bool = false,
     }
     Remount "remount" {
         destination: Text, set: u64 = 0, clear: u64 = 0, propagation: u64 = 0, recursive: bool = false,
@@ -355,6 +356,7 @@ operations! {
     MemoryPolicy "memory_policy" { mode: i32, nodes: Vec<u32> }
     CpuAffinity "cpu_affinity" { cpus: Vec<u32> }
     Rlimit "rlimit" { resource: i32, soft: u64, hard: u64 }
+    Home "home" { uid: u32 }
     FindProgram "find_program" { name: Text, path: Text, cwd: Text }
     Seccomp "seccomp" { program: Bytes, flags: u64, listener: bool = false }
     ChangeDirectory "change_directory" { path: Text, make: bool = false }

@@ -830,14 +830,21 @@ pub fn read(fd: BorrowedFd, buffer: &mut [u8]) -> Result<usize> {
 }
 
 pub fn read_all(fd: BorrowedFd) -> Result<Vec<u8>> {
-    let mut data = Vec::with_capacity(16 * 1024);
+    read_at_most(fd, usize::MAX)
+}
+
+/// Read up to the end, but no more than `limit` bytes: a file can grow while it is read.
+pub fn read_at_most(fd: BorrowedFd, limit: usize) -> Result<Vec<u8>> {
+    let mut data = Vec::with_capacity(limit.min(16 * 1024));
     let mut buffer = [0u8; 16 * 1024];
-    loop {
-        match read(fd, &mut buffer)? {
-            0 => return Ok(data),
+    while data.len() < limit {
+        let room = buffer.len().min(limit - data.len());
+        match read(fd, &mut buffer[..room])? {
+            0 => break,
             length => data.extend_from_slice(&buffer[..length]),
         }
     }
+    Ok(data)
 }
 
 pub fn write(fd: BorrowedFd, data: &[u8]) -> Result<usize> {

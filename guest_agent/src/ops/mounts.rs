@@ -2,13 +2,13 @@
 
 use crate::executor::Executor;
 use crate::ops::copy_up;
-use crate::ops::namespaces::mapping_namespace;
+use crate::ops::namespaces::{mapping_namespace, open_namespace};
 use crate::ops::paths::{self, Links};
 use crate::plan::{IdMap, Make, Operation, Text};
 use crate::report::{Context, Failure, Outcome};
 use crate::sys::{self, Errno, MountAttr};
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 pub fn attributes(set: u64, clear: u64, propagation: u64) -> MountAttr {
     MountAttr {
@@ -81,26 +81,58 @@ pub fn set_attributes(
     sys::mount_setattr(mount, recursive, attr).at("mount_setattr", slot.as_str())
 }
 
+/// Where the user namespace of an id map comes from.
+pub enum MapSource<'a> {
+    Maps(&'a [IdMap], &'a [IdMap]),
+    /// A namespace file of the host.
+    Path(&'a Text),
+}
+
+impl<'a> MapSource<'a> {
+    pub fn of(uids: &'a [IdMap], gids: &'a [IdMap], namespace: Option<&'a Text>) -> MapSource<'a> {
+        match namespace {
+            Some(path) => MapSource::Path(path),
+            None => MapSource::Maps(uids, gids),
+        }
+    }
+}
+
 pub fn id_map_mount(
     executor: &mut Executor,
     slot: &Text,
-    uid_maps: &[IdMap],
-    gid_maps: &[IdMap],
+    source: MapSource,
     recursive: bool,
 ) -> Outcome {
-    let known = |(uids, gids, _): &(Vec<IdMap>, Vec<IdMap>, OwnedFd)| {
-        uids.as_slice() == uid_maps && gids.as_slice() == gid_maps
-    };
-    if !executor.mapped.iter().any(known) {
-        let namespace = mapping_namespace(uid_maps, gid_maps)?;
-        let made = (uid_maps.to_vec(), gid_maps.to_vec(), namespace);
-        executor.mapped.push(made);
+    match source {
+        MapSource::Path(path) => {
+            let namespace = open_namespace(libc::CLONE_NEWUSER, path)?;
+            set_id_map(executor, slot, namespace.as_fd(), recursive)
+        }
+        MapSource::Maps(uids, gids) => {
+            let index = map_namespace(executor, uids, gids)?;
+            let namespace = executor.mapped[index].2.as_fd();
+            set_id_map(executor, slot, namespace, recursive)
+        }
     }
-    let found = executor.mapped.iter().find(|entry| known(entry));
-    let namespace = found.map_or(-1, |(_, _, fd)| std::os::fd::AsRawFd::as_raw_fd(fd));
+}
+
+/// The user namespace with these maps, made the first time they are asked for: its place in `executor.mapped`.
+fn map_namespace(executor: &mut Executor, uids: &[IdMap], gids: &[IdMap]) -> Outcome<usize> {
+    let mut made = executor.mapped.iter();
+    if let Some(index) = made.position(|(u, g, _)| u.as_slice() == uids && g.as_slice() == gids) {
+        return Ok(index);
+    }
+    let namespace = mapping_namespace(uids, gids)?;
+    executor
+        .mapped
+        .push((uids.to_vec(), gids.to_vec(), namespace));
+    Ok(executor.mapped.len() - 1)
+}
+
+fn set_id_map(executor: &Executor, slot: &Text, namespace: BorrowedFd, recursive: bool) -> Outcome {
     let attr = MountAttr {
         set: sys::MOUNT_ATTR_IDMAP,
-        userns: namespace as u64,
+        userns: namespace.as_raw_fd() as u64,
         ..MountAttr::default()
     };
     set_attributes(executor, slot, &attr, recursive)
@@ -188,6 +220,7 @@ pub fn mount_filesystem(executor: &mut Executor, operation: &Operation) -> Outco
         copy_up,
         legacy_flags,
         legacy_data,
+        keep_mode,
     } = operation
     else {
         return Ok(());
@@ -217,7 +250,7 @@ pub fn mount_filesystem(executor: &mut Executor, operation: &Operation) -> Outco
         attributes: *attributes,
         copy_up: *copy_up,
     };
-    let mount = make_filesystem(&filesystem, target, existed)?;
+    let mount = make_filesystem(&filesystem, target, *keep_mode && existed)?;
     apply(mount.as_fd(), &attr, path)?;
     sys::move_mount(mount.as_fd(), target).at("move_mount", path)
 }
@@ -242,9 +275,13 @@ fn demand_directory(target: BorrowedFd, path: &str) -> Outcome {
     ))
 }
 
-fn make_filesystem(filesystem: &Filesystem, target: BorrowedFd, existed: bool) -> Outcome<OwnedFd> {
+fn make_filesystem(
+    filesystem: &Filesystem,
+    target: BorrowedFd,
+    keep_mode: bool,
+) -> Outcome<OwnedFd> {
     let context = sys::fsopen(filesystem.kind.as_c()).at("fsopen", filesystem.kind.as_str())?;
-    configure(filesystem, context.as_fd(), target, existed)
+    configure(filesystem, context.as_fd(), target, keep_mode)
         .and_then(|()| sys::fsconfig_create(context.as_fd()).at("fsconfig", filesystem.destination))
         .map_err(|failure| explain(failure, context.as_fd()))?;
     // While files are copied in, the mount cannot be read-only.
@@ -271,7 +308,7 @@ fn configure(
     filesystem: &Filesystem,
     context: BorrowedFd,
     target: BorrowedFd,
-    existed: bool,
+    keep_mode: bool,
 ) -> Outcome {
     if let Some(source) = filesystem.source {
         sys::fsconfig_set(context, c"source", Some(source.as_c()))
@@ -286,7 +323,7 @@ fn configure(
         keys.any(|key| key == "mode")
     };
     // As under runc, a tmpfs takes on the mode of the directory that it covers.
-    if existed && filesystem.kind.as_str() == "tmpfs" && !has_mode() {
+    if keep_mode && !has_mode() {
         let mode = sys::fstat(target)
             .at("fstat", filesystem.destination)?
             .st_mode;

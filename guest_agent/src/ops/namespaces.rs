@@ -38,7 +38,7 @@ fn kind_names(kinds: &[Text]) -> String {
 }
 
 /// Open a namespace file and make sure that it is one, and of the kind that it should be.
-fn open_namespace(flag: i32, path: &Text) -> Outcome<OwnedFd> {
+pub fn open_namespace(flag: i32, path: &Text) -> Outcome<OwnedFd> {
     let name = path.as_str();
     // O_NONBLOCK: the path of a FIFO must not hold us.
     let fd = sys::open(path.as_c(), libc::O_RDONLY | libc::O_NONBLOCK).at("open", name)?;

@@ -7,7 +7,7 @@ use crate::slots::close_around;
 use crate::sys::{self, Errno};
 use serde_json::json;
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 pub fn parent_death_signal(executor: &mut Executor, signal: i32) -> Outcome {
     sys::set_parent_death_signal(signal).at("prctl", "PR_SET_PDEATHSIG")?;
@@ -32,7 +32,7 @@ pub fn stop(executor: &Executor, name: &Text) -> Outcome {
 
 /// Go on as a new process: a sibling of this one, which reports its pid and ends.
 ///
-/// The child waits for that end, so that what it reports comes after its pid.
+/// The child waits for that report, so that what it says itself comes after its pid.
 pub fn clone(executor: &mut Executor, into_cgroup: bool) -> Outcome {
     let cgroup = match into_cgroup {
         true => Some(executor.slots.get("cgroup")?),
@@ -41,10 +41,14 @@ pub fn clone(executor: &mut Executor, into_cgroup: bool) -> Outcome {
     let (wait, hold) = sys::pipe().at("pipe2", "")?;
     if let Some(pid) = sys::clone(libc::CLONE_PARENT as u64, cgroup).at("clone3", "")? {
         executor.report.send(&json!({ "pid": pid }));
+        let _ = sys::write(hold.as_fd(), b"g");
         sys::exit(0);
     }
     drop(hold);
-    let _ = sys::read(wait.as_fd(), &mut [0]);
+    // Killed before it could report us: nobody knows that we are here.
+    if sys::read(wait.as_fd(), &mut [0]) != Ok(1) {
+        sys::exit(1);
+    }
     executor.slots.take("cgroup");
     executor.parent_death_signal = 0;
     if !executor.report.alive() {
@@ -57,8 +61,7 @@ pub fn new_session() -> Outcome {
     sys::setsid().at("setsid", "")
 }
 
-pub fn keyring(name: &Text) -> Outcome {
-    const USER_SEARCH: u32 = 0x0008_0000;
+pub fn keyring(name: &Text, permission: u32) -> Outcome {
     let serial = match sys::keyctl_join(name.as_c()) {
         // A kernel without keyrings has none to protect.
         Err(Errno(libc::ENOSYS)) => return Ok(()),
@@ -68,7 +71,7 @@ pub fn keyring(name: &Text) -> Outcome {
     let permissions = key_permissions(&description)
         .ok_or(Errno(libc::EPROTO))
         .at("keyctl", name.as_str())?;
-    sys::keyctl_set_permissions(serial, permissions | USER_SEARCH).at("keyctl", name.as_str())
+    sys::keyctl_set_permissions(serial, permissions | permission).at("keyctl", name.as_str())
 }
 
 /// The permissions in a key's description, "type;uid;gid;permissions;description".
@@ -150,6 +153,41 @@ fn bit_mask(numbers: &[u32]) -> Outcome<Vec<u64>> {
 
 pub fn rlimit(resource: i32, soft: u64, hard: u64) -> Outcome {
     sys::prlimit(resource, soft, hard).at("prlimit", &resource.to_string())
+}
+
+/// HOME of a user as /etc/passwd of the container has it, or `/`.
+pub fn home(executor: &mut Executor, uid: u32) -> Outcome {
+    let passwd = read_passwd(executor.slots.get("root")?).unwrap_or_default();
+    let home = home_of(&passwd, uid).filter(|home| !home.is_empty());
+    let variable = Text::new(&format!("HOME={}", home.unwrap_or("/")));
+    executor.home = variable.or_else(|_| Text::new("HOME=/")).ok();
+    Ok(())
+}
+
+/// The container's /etc/passwd, if it is a regular file of sensible size.
+fn read_passwd(root: BorrowedFd) -> Option<String> {
+    const LARGEST: i64 = 1 << 20;
+    const RESOLVE: u64 = sys::RESOLVE_IN_ROOT | sys::RESOLVE_NO_MAGICLINKS;
+    let sensible = |file: BorrowedFd| match sys::fstat(file) {
+        Ok(stat) => stat.st_mode & libc::S_IFMT == libc::S_IFREG && stat.st_size <= LARGEST,
+        Err(_) => false,
+    };
+    let open = |flags| sys::openat2(root, c"etc/passwd", flags, RESOLVE).ok();
+    // Looked at before it is opened: to open a device can do something.
+    open(libc::O_PATH).filter(|file| sensible(file.as_fd()))?;
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = open(flags).filter(|file| sensible(file.as_fd()))?;
+    let data = sys::read_at_most(file.as_fd(), LARGEST as usize).ok()?;
+    Some(String::from_utf8_lossy(&data).into_owned())
+}
+
+/// The sixth field of the first line with this uid, as passwd(5) has it.
+fn home_of(passwd: &str, uid: u32) -> Option<&str> {
+    passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let is_line = fields.len() >= 7 && fields[2].parse() == Ok(uid);
+        is_line.then(|| fields[5])
+    })
 }
 
 /// Find the program as execvp(3) does. Paths are the container's: the process's root is its root by now.
@@ -269,7 +307,8 @@ pub fn execute(executor: &mut Executor, args: &[Text], env: &[Text]) -> Outcome 
     };
     sys::umask(executor.umask);
     let args: Vec<&CStr> = args.iter().map(Text::as_c).collect();
-    let env: Vec<&CStr> = env.iter().map(Text::as_c).collect();
+    let env = env.iter().chain(&executor.home);
+    let env: Vec<&CStr> = env.map(Text::as_c).collect();
     let errno = sys::execve(program.as_c(), &args, &env);
     Err(errno).at("execve", program.as_str())
 }
@@ -299,6 +338,15 @@ mod tests {
             Some(0x3f13_0000)
         );
         assert_eq!(key_permissions(b"keyring;0"), None);
+    }
+
+    #[test]
+    fn home_is_the_sixth_field_of_the_users_first_line() {
+        let passwd =
+            "root:x:0:0:root:/root:/bin/sh\nbroken\nu:x:7:7::/home/u:\nv:x:7:7::/v:/bin/sh\n";
+        assert_eq!(home_of(passwd, 0), Some("/root"));
+        assert_eq!(home_of(passwd, 7), Some("/home/u"));
+        assert_eq!(home_of(passwd, 8), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub fn root_propagation(flags: u64) -> Outcome {
 
 /// Attach the rootfs over "/" of the mount namespace. This process's own root stays beneath it, so that paths of the
 /// host mean what they did, and pivot_root(2) finds a mount whose parent is the present root.
-pub fn attach_root(executor: &mut Executor, slot: &Text, attach: bool) -> Outcome {
+pub fn attach_root(executor: &mut Executor, slot: &Text) -> Outcome {
     let mount = executor.slots.take(slot.as_str()).ok_or_else(|| {
         let text = format!("no slot named {}", slot.as_str());
         Failure::new("slot", slot.as_str(), libc::EBADF, text)
@@ -22,11 +22,16 @@ pub fn attach_root(executor: &mut Executor, slot: &Text, attach: bool) -> Outcom
     // pivot_root(2) refuses a new root that is shared.
     let private = attributes(0, 0, libc::MS_PRIVATE as u64);
     sys::mount_setattr(mount.as_fd(), false, &private).at("mount_setattr", slot.as_str())?;
-    if attach {
-        let top = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY).at("open", "/")?;
-        sys::move_mount(mount.as_fd(), top.as_fd()).at("move_mount", "/")?;
-    }
+    let top = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY).at("open", "/")?;
+    sys::move_mount(mount.as_fd(), top.as_fd()).at("move_mount", "/")?;
     executor.slots.set("root", mount);
+    Ok(())
+}
+
+pub fn open_root(executor: &mut Executor, path: &Text) -> Outcome {
+    let root =
+        sys::open(path.as_c(), libc::O_PATH | libc::O_DIRECTORY).at("open", path.as_str())?;
+    executor.slots.set("root", root);
     Ok(())
 }
 

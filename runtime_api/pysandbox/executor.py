@@ -1,0 +1,386 @@
+"""Run a plan: seal the executor, spawn it, talk to it over the report socket.
+
+`spawn` posix_spawns the static executor from a sealed memfd. Its argv is `pysandbox-init` and one `slot=N` for each
+descriptor it gets: `report` (SOCK_SEQPACKET), `plan` (a memfd holding the plan's JSON), and what the caller adds
+(`start`, `process`, `cgroup`). Descriptors 3 … 2+preserve are the container's own, in order.
+
+One JSON object in each datagram. From the executor:
+
+    {"step": i, "op": name, "ns": CLOCK_MONOTONIC}    only when the plan has "trace": true
+    {"stop": name}                                     waits for {"go": true}
+    {"pid": n}                                         after clone, from the outer process, before anything of the child's
+    {"descriptor": name}                               with one SCM_RIGHTS descriptor
+    {"listener": n}                                    number of the seccomp descriptor in that process; waits for go
+    {"error": {"op", "index", "call", "path", "errno", "text"}}   the last datagram; the process exits with 1
+
+The socket closes when the program has been executed (CLOEXEC): end of file after the last step means success.
+To the executor: {"go": true}; end of file means abort: it exits without a word.
+
+`_socket` is the C half of `socket`, in every CPython: its Python half (enum, selectors) would cost each command 13 ms.
+The sealed copy is what a container sees as /proc/PID/exe of its init: it cannot be written, whoever opens it
+(CVE-2019-5736).
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import fcntl
+import json
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pysandbox.errors import DeadlineExceeded, SandboxError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pysandbox.backend import Stdio
+
+#: The name of the program's file, in the package and in a checkout.
+PROGRAM = "pysandbox-executor"
+#: argv[0] of the executor: what `ps` shows of a container whose program has not started.
+ARGV0 = "pysandbox-init"
+#: Seconds that one message may take. Hooks inside the container have their own time-outs, so this is generous.
+MESSAGE_TIMEOUT = 60.0
+#: Seconds for processes to end once they have been killed.
+END_TIMEOUT = 10.0
+#: No datagram of the executor is longer: an error's text is cut at 8 KiB.
+_LONGEST_MESSAGE = 64 * 1024
+
+# linux/memfd.h, linux/fcntl.h: newer than Python 3.11's constants.
+_MFD_EXEC = 0x10
+_F_ADD_SEALS = 1033
+_F_SEALS = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE
+_F_SEAL_EXEC = 0x20
+
+
+class ExecutorError(SandboxError):
+    """An operation of a plan failed.
+
+    `op` and `index` say which, `call` which system call or check, `path` on what; `errno` is 0 where there is none.
+    """
+
+    def __init__(self, op: str, index: int, call: str, path: str, errno: int, text: str) -> None:
+        super().__init__(": ".join(part for part in (op, call, path, text) if part))
+        self.op = op
+        self.index = index
+        self.call = call
+        self.path = path
+        self.errno = errno
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The executor begins with an operation; `ns` is CLOCK_MONOTONIC."""
+
+    index: int
+    op: str
+    ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The executor waits for `go`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pid:
+    """The process that goes on with the plan: a child of this process."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A descriptor of the executor's, now the receiver's to close."""
+
+    name: str
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """The seccomp notify descriptor's number in the process; the executor waits for `go`."""
+
+    number: int
+
+
+class Launch:
+    """A running executor. `close` lets it go on alone, `abort` ends it."""
+
+    def __init__(self, outer_pid: int, report: _socket.socket) -> None:
+        self.outer_pid = outer_pid
+        self.pid = 0
+        self._report: _socket.socket | None = report
+        self._outer_ended = False
+
+    def next(self, timeout: float = MESSAGE_TIMEOUT) -> Step | Stop | Pid | Descriptor | Listener | None:
+        """Return the executor's next message, None when the program has been executed.
+
+        Raises ExecutorError when an operation has failed, DeadlineExceeded after `timeout` seconds; the processes are
+        gone then.
+        """
+        try:
+            data, descriptor = self._receive(timeout)
+        except TimeoutError:
+            self.abort()
+            raise DeadlineExceeded(f"the executor has said nothing for {timeout:g} s") from None
+        if not data:
+            return self._ended()
+        message = json.loads(data)
+        if "error" in message:
+            error = ExecutorError(**message["error"])
+            self.abort()
+            raise error
+        return self._interpret(message, descriptor)
+
+    def _receive(self, timeout: float) -> tuple[bytes, int | None]:
+        if self._report is None:
+            return b"", None
+        self._report.settimeout(timeout)
+        try:
+            data, control, _, _ = self._report.recvmsg(
+                _LONGEST_MESSAGE, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:  # it ended with our word unread
+            return b"", None
+        descriptors = [
+            int.from_bytes(payload[:4], sys.byteorder, signed=True)
+            for level, kind, payload in control
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and len(payload) >= 4
+        ]
+        return data, descriptors[0] if descriptors else None
+
+    def _interpret(self, message: Mapping[str, Any], descriptor: int | None) -> Step | Stop | Pid | Descriptor | Listener:
+        match message:
+            case {"step": index, "op": op, "ns": ns}:
+                return Step(index, op, ns)
+            case {"stop": name}:
+                return Stop(name)
+            case {"pid": pid}:
+                self.pid = pid
+                self._reap_outer()
+                return Pid(pid)
+            case {"descriptor": name} if descriptor is not None:
+                return Descriptor(name, descriptor)
+            case {"listener": number}:
+                return Listener(number)
+        if descriptor is not None:
+            os.close(descriptor)
+        self.abort()
+        raise ExecutorError("", 0, "recvmsg", "", 0, f"message not understood: {message!r}")
+
+    def _ended(self) -> None:
+        """Tell a program that runs from an executor that died without a word."""
+        self.close()
+        if self.pid:
+            return
+        status = _wait(self.outer_pid) if not self._outer_ended else 0
+        self._outer_ended = True
+        code = os.waitstatus_to_exitcode(status)
+        how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+        raise ExecutorError("", 0, "", "", 0, f"the executor ended without a word ({how})")
+
+    def go(self) -> None:
+        """Let the executor go on from a stop. One that has died meanwhile shows at `next`."""
+        if self._report is not None:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self._report.send(b'{"go":true}', _socket.MSG_NOSIGNAL)
+
+    def close(self) -> None:
+        """Leave the executor alone: it goes on, unless it waits for `go`. Safe to call twice."""
+        if self._report is not None:
+            self._report.close()
+            self._report = None
+
+    def abort(self) -> None:
+        """Kill what was made and reap it. Safe to call twice, and after the processes ended by themselves."""
+        self._take_pid()
+        self.close()
+        if not self._outer_ended:
+            self._outer_ended = True
+            _end(self.outer_pid)
+        if self.pid:
+            _end(self.pid)
+
+    def _take_pid(self) -> None:
+        """Look whether the executor has cloned since the last message: a child nobody knows of could not be killed."""
+        while not self.pid and self._report is not None:
+            # Killed first, so that it cannot clone after we have looked: what it said stays readable, up to the end.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.outer_pid, 9)
+            try:
+                data, descriptor = self._receive(END_TIMEOUT)
+            except TimeoutError:
+                return
+            if descriptor is not None:
+                os.close(descriptor)
+            if not data:
+                return
+            self.pid = json.loads(data).get("pid", 0)
+
+    def _reap_outer(self) -> None:
+        if not self._outer_ended:
+            self._outer_ended = True
+            _wait(self.outer_pid)
+
+
+def _end(pid: int) -> None:
+    """Kill a child and reap it. The pid is ours until we reap it, so it cannot be another's."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 9)
+    _wait(pid)
+
+
+def _wait(pid: int) -> int:
+    """Reap a child that is about to end; its wait status, 0 where another has reaped it."""
+    import select
+
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return 0
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(END_TIMEOUT * 1000):
+            raise DeadlineExceeded(f"process {pid} has not ended after {END_TIMEOUT:g} s")
+        return os.waitpid(pid, 0)[1]
+    except ChildProcessError:
+        return 0
+    finally:
+        os.close(pidfd)
+
+
+# -- spawning ----------------------------------------------------------------------------------------------------------
+
+
+def spawn(plan_json: bytes, *, stdio: Stdio, slots: Mapping[str, int]) -> Launch:
+    """Start an executor with the plan. The descriptors in `stdio` and `slots` stay the caller's.
+
+    Raises Unavailable where there is no executor to trust, OSError for trouble with the kernel.
+    """
+    with contextlib.ExitStack() as held:
+        program = _hold(held, sealed_executor())
+        plan = _hold(held, _memfd("plan", plan_json))
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        held.callback(theirs.close)
+        try:
+            given = {"report": theirs.fileno(), "plan": plan, **slots}
+            outer = _spawn(held, program, [stdio.stdin, stdio.stdout, stdio.stderr, *stdio.preserved], given)
+        except BaseException:
+            ours.close()
+            raise
+    return Launch(outer, ours)
+
+
+def _hold(held: contextlib.ExitStack, descriptor: int) -> int:
+    held.callback(os.close, descriptor)
+    return descriptor
+
+
+def _spawn(held: contextlib.ExitStack, program: int, streams: Iterable[int], slots: Mapping[str, int]) -> int:
+    """Put `streams` at 0, 1, 2, … and the slots right after them.
+
+    Every descriptor is first copied to a number beyond all targets, so that no dup2(2) overwrites what a later one
+    needs.
+    """
+    wanted = [*streams, *slots.values()]
+    beyond = len(wanted)
+    copies = [_hold(held, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, beyond)) for fd in wanted]
+    program = _hold(held, fcntl.fcntl(program, fcntl.F_DUPFD_CLOEXEC, beyond))
+    first = beyond - len(slots)
+    arguments = [ARGV0, *(f"{name}={first + index}" for index, name in enumerate(slots))]
+    actions = [(os.POSIX_SPAWN_DUP2, copy, target) for target, copy in enumerate(copies)]
+    return os.posix_spawn(f"/proc/self/fd/{program}", arguments, {}, file_actions=actions, setsigmask=[])
+
+
+def _memfd(name: str, content: bytes) -> int:
+    """Return a memfd that holds `content`, its offset at the beginning."""
+    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def sealed_executor() -> int:
+    """Return a memfd with a copy of the executor that nobody can change any more."""
+    source = _open_executor(executor_path())
+    try:
+        copy = _executable_memfd()
+        try:
+            _copy(source, copy)
+            os.fchmod(copy, 0o511)
+            _seal(copy)
+        except BaseException:
+            os.close(copy)
+            raise
+    finally:
+        os.close(source)
+    return copy
+
+
+def _executable_memfd() -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create(ARGV0, flags | _MFD_EXEC)  # Linux 6.3; asked for where vm.memfd_noexec is 1
+    except OSError:
+        return os.memfd_create(ARGV0, flags)
+
+
+def _copy(source: int, target: int) -> None:
+    rest = os.fstat(source).st_size
+    while rest:
+        copied = os.sendfile(target, source, None, rest)  # type: ignore[arg-type]
+        if not copied:
+            raise Unavailable("the executor's file was cut short while it was read")
+        rest -= copied
+
+
+def _seal(descriptor: int) -> None:
+    try:
+        fcntl.fcntl(descriptor, _F_ADD_SEALS, _F_SEALS | _F_SEAL_EXEC)  # Linux 6.3
+    except OSError:
+        fcntl.fcntl(descriptor, _F_ADD_SEALS, _F_SEALS)
+
+
+# -- the program -------------------------------------------------------------------------------------------------------
+
+
+def executor_path() -> str:
+    """Return where the executor is: in the installed package, else in this checkout's release build.
+
+    Raises Unavailable where there is none.
+    """
+    package = os.path.dirname(os.path.abspath(__file__))
+    checkout = os.path.dirname(os.path.dirname(package))
+    installed = os.path.join(package, "libexec", PROGRAM)
+    built = os.path.join(checkout, "guest_agent", "target", "release", PROGRAM)
+    for path in (installed, built):
+        if os.path.exists(path):
+            return path
+    raise Unavailable(f"the executor is not there: neither {installed} nor {built} exists")
+
+
+def _open_executor(path: str) -> int:
+    """Open a program that only root can have changed; Unavailable for any other."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    trusted = stat.S_ISREG(status.st_mode) and status.st_uid == 0 and not status.st_mode & 0o022
+    if not trusted:
+        os.close(descriptor)
+        raise Unavailable(f"{path}: is not a regular file of root's that only root can write")
+    return descriptor
