@@ -19,7 +19,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "shared", "core", "base"}
 
 #: Written as patterns, so that this file does not find itself.
-MACHINE_PATHS = re.compile(r"/wor[k]/|/roo[t]/\.|/home/[a-z]+/|/Use[r]s/")
+MACHINE_PATHS = re.compile(r"/wor[k]/(main|shared)|/roo[t]/\.|/home/[a-z]+/|/Use[r]s/")
 REGISTRY_HOSTS = re.compile(
     r"docker\.i[o]/|registry-\d\.docker|ghcr\.i[o]|quay\.i[o]|gcr\.i[o]|pypi\.or[g]|crates\.i[o]/|index\.crate[s]|"
     r"proxy\.golan[g]|artifact.?registr[y]|pkg\.de[v]\b"
