@@ -54,13 +54,12 @@ def treatment(fields: Mapping[str, str], path: str) -> str:
 
     Paths are without indexes: `mounts.options`. What no pattern covers is `ignored`, unless it is the front end's.
     """
-    if path.partition(".")[0] in _FRONT_END:
-        return "enforced"
-    while path:
-        if path in fields:
-            return fields[path]
-        path = path.rpartition(".")[0]
-    return "ignored"
+    prefix = path
+    while prefix:
+        if prefix in fields:
+            return fields[prefix]
+        prefix = prefix.rpartition(".")[0]
+    return "enforced" if path.partition(".")[0] in _FRONT_END else "ignored"
 
 
 def _linux(fields: Mapping[str, str]) -> dict[str, Any]:

@@ -196,7 +196,8 @@ def _net_devices(value: Any) -> None:
     for name, device in value.items():
         target = device.get("name") or name
         if target in targets:
-            raise Bad(f"network device name {quote(target)} is used twice", name, "name")
+            place = (name, "name") if device.get("name") else (name,)
+            raise Bad(f"network device name {quote(target)} is used twice", *place)
         targets.add(target)
 
 

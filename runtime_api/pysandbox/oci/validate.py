@@ -155,10 +155,12 @@ def _mount_warnings(spec: Spec) -> Iterator[tuple[list[str | int], str]]:
 
 def _capability_warnings(spec: Spec) -> Iterator[tuple[list[str | int], str]]:
     capabilities = spec["process"].get("capabilities", {})
-    unknown = {}
+    unknown: dict[str, str] = {}  # with the first set that has it
     for name in CAPABILITY_SETS:
         members: list[str] = capabilities.get(name, [])  # type: ignore[assignment]
-        unknown.update({member: name for member in reversed(members) if member not in CAPABILITIES})
+        for member in members:
+            if member not in CAPABILITIES:
+                unknown.setdefault(member, name)
     for member in sorted(unknown):
         path: list[str | int] = ["process", "capabilities", unknown[member]]
         yield path, f"ignoring unknown or unavailable capability {quote(member)}"
