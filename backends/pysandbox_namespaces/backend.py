@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from signal import SIGKILL
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pysandbox import executor
 from pysandbox.backend import Backend, Problem
 from pysandbox.cgroup.cgroup import load_cgroup, open_cgroup
+from pysandbox.errors import FailedPrecondition
+from pysandbox.linux import start_time
 from pysandbox_namespaces import process as processes
 from pysandbox_namespaces.container import START_FIFO, NamespacesContainer
 from pysandbox_namespaces.conversation import converse
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from pysandbox.cgroup.cgroup import Cgroup
     from pysandbox.executor import Launch
     from pysandbox.oci.types import Spec
+    from pysandbox.plan.plan import Plan
 
 #: The oldest kernel with every call the executor makes: mount_setattr(2) came last.
 KERNEL_FLOOR = (5, 12)
@@ -53,7 +57,13 @@ class NamespacesBackend(Backend):
         """Make the cgroup, spawn the executor, and talk it through to the stop `ready`."""
         cgroup = _open_cgroup(request.spec, request.id, request.options)
         plan = plan_init(
-            request.bundle, request.spec, request.id, request.options, cgroup, request.state, len(request.stdio.preserved)
+            request.bundle,
+            request.spec,
+            request.id,
+            request.options,
+            cgroup,
+            request.state,
+            len(request.stdio.preserved),
         )
         request.remember({"cgroup": cgroup.saved()})
         with contextlib.ExitStack() as undo:
@@ -63,11 +73,10 @@ class NamespacesBackend(Backend):
             undo.callback(cgroup.remove)
             launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots={"start": start})
             undo.callback(_end, launch, cgroup)
-            init = _talk_through(launch, request, cgroup)
+            init = _talk_through(launch, plan, request, cgroup)
             undo.pop_all()
             os.close(start)
-        started = processes.start_time(init.pid)
-        return NamespacesContainer(request.id, request.state_dir, init, started, cgroup, launch)
+        return NamespacesContainer(request.id, request.state_dir, init, start_time(init.pid) or 0, cgroup, launch)
 
     def load(self, record: ContainerRecord) -> Container:
         """Take hold of the init that the record names."""
@@ -79,8 +88,8 @@ class NamespacesBackend(Backend):
 
     def destroy(self, record: ContainerRecord) -> None:
         """End init if it is the one we made, and everything in the cgroup, and remove the cgroup."""
-        if processes.is_alive(record.pid, record.pid_start_time) and record.pid_start_time:
-            processes.send_signal(record.pid, record.pid_start_time, 9)
+        with contextlib.suppress(FailedPrecondition):
+            processes.send_signal(record.pid, record.pid_start_time, SIGKILL)
         if "cgroup" in record.backend_state:
             cgroup = load_cgroup(record.backend_state["cgroup"])
             cgroup.kill()
@@ -88,7 +97,7 @@ class NamespacesBackend(Backend):
 
 
 def _open_cgroup(spec: Spec, container_id: str, options: Options) -> Cgroup:
-    path = spec.get("linux", {}).get("cgroupsPath", "")
+    path = (spec.get("linux") or {}).get("cgroupsPath") or ""
     return open_cgroup(path, container_id, systemd=options.systemd_cgroup)
 
 
@@ -104,28 +113,32 @@ def _end(launch: Launch, cgroup: Cgroup) -> None:
     cgroup.kill()
 
 
-def _talk_through(launch: Launch, request: CreateRequest, cgroup: Cgroup) -> Process:
+def _talk_through(launch: Launch, plan: Plan, request: CreateRequest, cgroup: Cgroup) -> Process:
     """Answer every stop of an init plan."""
-    spec = request.spec
-    linux_spec = spec.get("linux", {})
-    container_pid = 0
+    linux_spec = request.spec.get("linux") or {}
 
     def write_maps(pid: int) -> None:
         from pysandbox_namespaces.idmap import write_id_maps
 
-        write_id_maps(pid, linux_spec.get("uidMappings", ()), linux_spec.get("gidMappings", ()))
+        write_id_maps(pid, linux_spec.get("uidMappings") or (), linux_spec.get("gidMappings") or ())
+
+    def write_time_offsets(pid: int) -> None:
+        from pysandbox_namespaces.idmap import write_process_file
+
+        write_process_file(pid, "timens_offsets", plan.time_offsets.encode())
 
     def move_devices(pid: int) -> None:
         from pysandbox_namespaces.netdevice import move_devices as move
 
-        move(linux_spec.get("netDevices", {}), pid)
+        move(linux_spec.get("netDevices") or {}, pid)
 
     def runtime_created(pid: int) -> None:
-        cgroup.apply(linux_spec.get("resources", {}))
+        cgroup.apply(linux_spec.get("resources") or {})
         request.runtime_created(pid)
 
     def send_listener(pid: int, number: int) -> None:
-        from pysandbox_namespaces.listener import container_process_state, send_listener as send
+        from pysandbox_namespaces.listener import container_process_state
+        from pysandbox_namespaces.listener import send_listener as send
 
         seccomp = linux_spec["seccomp"]
         document = container_process_state(request.state, pid, seccomp.get("listenerMetadata", ""))
@@ -134,8 +147,13 @@ def _talk_through(launch: Launch, request: CreateRequest, cgroup: Cgroup) -> Pro
     answers = {
         "cgroup": cgroup.add,
         "id_maps": write_maps,
+        "time_offsets": write_time_offsets,
         "net_devices": move_devices,
         "runtime_created": runtime_created,
-        "ready": lambda pid: None,
+        "ready": _nothing,
     }
     return converse(launch, answers, until="ready", on_listener=send_listener, trace=request.options.trace)
+
+
+def _nothing(_pid: int) -> None:
+    """At `ready` all that is left to do is to let init go on and wait for `start`."""

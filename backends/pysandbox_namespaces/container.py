@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pysandbox import executor
 from pysandbox.backend import Container, Process
 from pysandbox.errors import FailedPrecondition, NotFound
+from pysandbox.linux import start_time
 from pysandbox_namespaces import process as processes
 from pysandbox_namespaces.conversation import converse
 
@@ -30,7 +31,13 @@ class NamespacesContainer(Container):
     """See `pysandbox.backend.Container`."""
 
     def __init__(
-        self, container_id: str, state_dir: str, init: Process, started: int, cgroup: Cgroup, launch: Launch | None = None
+        self,
+        container_id: str,
+        state_dir: str,
+        init: Process,
+        started: int,
+        cgroup: Cgroup,
+        launch: Launch | None = None,
     ) -> None:
         self.id = container_id
         self.init = init
@@ -66,12 +73,10 @@ class NamespacesContainer(Container):
         """Run the exec plan: the executor joins init's namespaces by pidfd."""
         from pysandbox_namespaces.planning import plan_exec
 
-        plan = plan_exec(request, self._spec(), self._cgroup)
-        pidfd = os.pidfd_open(self.init.pid)
+        pidfd = processes.open_process(self.init.pid, self._started)
         try:
-            if not processes.is_alive(self.init.pid, self._started):
-                raise FailedPrecondition("cannot exec in a stopped container")
-            launch = executor.spawn(plan, stdio=request.stdio, slots={"process": pidfd})
+            plan = plan_exec(request, self.id, self._spec(), self.init.pid)
+            launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots={"process": pidfd})
         finally:
             os.close(pidfd)
         try:
@@ -81,7 +86,7 @@ class NamespacesContainer(Container):
             launch.abort()
             raise
         launch.close()
-        self._execs[request.exec_id] = (process.pid, processes.start_time(process.pid))
+        self._execs[request.exec_id] = (process.pid, start_time(process.pid) or 0)
         return process
 
     def kill(self, signal: int, *, exec_id: str | None = None, everyone: bool = False) -> None:

@@ -7,8 +7,8 @@ from pysandbox.backend import Features
 _ENFORCED = """
 ociVersion process root hostname domainname mounts hooks annotations
 linux.uidMappings linux.gidMappings linux.namespaces linux.timeOffsets linux.devices linux.netDevices linux.cgroupsPath
-linux.resources linux.rootfsPropagation linux.maskedPaths linux.readonlyPaths linux.mountLabel linux.sysctl linux.seccomp
-linux.personality linux.memoryPolicy
+linux.resources linux.rootfsPropagation linux.maskedPaths linux.readonlyPaths linux.mountLabel linux.sysctl
+linux.seccomp linux.personality linux.memoryPolicy
 """.split()
 
 #: Refused when present: what the kernel of a plain container host cannot give, or what nobody has asked for yet.

@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 
 def write_id_maps(pid: int, uid_mappings: Sequence[IdMapping], gid_mappings: Sequence[IdMapping]) -> None:
     """Write /proc/PID/uid_map and gid_map, each in the single write(2) that the kernel accepts."""
-    _write(pid, "uid_map", _lines(uid_mappings))
-    _write(pid, "gid_map", _lines(gid_mappings))
+    write_process_file(pid, "uid_map", _lines(uid_mappings))
+    write_process_file(pid, "gid_map", _lines(gid_mappings))
 
 
 def _lines(mappings: Sequence[IdMapping]) -> bytes:
     return b"".join(b"%d %d %d\n" % (m["containerID"], m["hostID"], m["size"]) for m in mappings)
 
 
-def _write(pid: int, name: str, content: bytes) -> None:
+def write_process_file(pid: int, name: str, content: bytes) -> None:
+    """Write a file of /proc/PID in one call; nothing to write is no call."""
     if not content:
         return
     path = f"/proc/{pid}/{name}"
@@ -29,6 +30,7 @@ def _write(pid: int, name: str, content: bytes) -> None:
     try:
         os.write(descriptor, content)
     except OSError as error:
-        raise OSError(error.errno, os.strerror(error.errno), path) from None
+        error.filename = path
+        raise
     finally:
         os.close(descriptor)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pysandbox import linux
 from pysandbox.errors import Unavailable
+from pysandbox.linux import pidfd_getfd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,7 @@ def send_listener(path: str, pid: int, number: int, document: Mapping[str, Any])
 
     pidfd = os.pidfd_open(pid)
     try:
-        listener = linux.pidfd_getfd(pidfd, number)
+        listener = pidfd_getfd(pidfd, number)
     finally:
         os.close(pidfd)
     try:
@@ -45,6 +45,8 @@ def send_listener(path: str, pid: int, number: int, document: Mapping[str, Any])
             peer.connect(path)
             socket.send_fds(peer, [json.dumps(document).encode()], [listener])
     except OSError as error:
-        raise Unavailable(f"linux.seccomp.listenerPath: cannot hand the descriptor to {path}: {error.strerror}") from None
+        raise Unavailable(
+            f"linux.seccomp.listenerPath: cannot hand the descriptor to {path}: {error.strerror}"
+        ) from None
     finally:
         os.close(listener)

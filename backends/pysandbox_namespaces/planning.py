@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from pysandbox.plan.container import init_plan
 from pysandbox.plan.host import host_facts
 from pysandbox.plan.process import exec_plan
+
+#: Files in /proc/PID/ns that are not named as the spec names the namespace.
+NAMESPACE_FILES = {"network": "net", "mount": "mnt"}
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,20 +23,59 @@ if TYPE_CHECKING:
 
 
 def plan_init(
-    bundle: str, spec: Spec, container_id: str, options: Options, cgroup: Cgroup, state: Mapping[str, Any], preserved: int
+    bundle: str,
+    spec: Spec,
+    container_id: str,
+    options: Options,
+    cgroup: Cgroup,
+    state: Mapping[str, Any],
+    preserved: int,
 ) -> Plan:
     """Plan the container's init."""
-    return init_plan(
-        spec, bundle=bundle, container_id=container_id, cgroup=cgroup, options=options, host=host_facts(), state=state,
+    plan = init_plan(
+        spec,
+        bundle=bundle,
+        container_id=container_id,
+        cgroup=cgroup,
+        options=options,
+        host=host_facts(spec),
+        state=state,
         preserved=preserved,
-    )  # fmt: skip
+    )
+    _warn(plan, options)
+    return plan
 
 
-def plan_exec(request: ExecRequest, spec: Spec, cgroup: Cgroup) -> bytes:
-    """Plan one more process and serialise it for the executor."""
-    kinds = [namespace["type"] for namespace in spec.get("linux", {}).get("namespaces", ())]
+def plan_exec(request: ExecRequest, container_id: str, spec: Spec, pid: int) -> Plan:
+    """Plan one more process in the container whose init is `pid`."""
     plan = exec_plan(
-        request.process, spec, host=host_facts(), options=request.options, namespaces=kinds,
+        request.process,
+        spec,
+        host=host_facts(spec),
+        options=request.options,
+        namespaces=separate_namespaces(spec, pid),
+        container_id=container_id,
         preserved=len(request.stdio.preserved),
-    )  # fmt: skip
-    return plan.to_json()
+    )
+    _warn(plan, request.options)
+    return plan
+
+
+def separate_namespaces(spec: Spec, pid: int) -> list[str]:
+    """Return the kinds of namespace that the container does not share with us.
+
+    One that the spec joins by path may be our own; setns(2) refuses to enter one's own user namespace.
+    """
+    kinds = [namespace["type"] for namespace in (spec.get("linux") or {}).get("namespaces") or ()]
+    return [kind for kind in kinds if _namespace_of(pid, kind) != _namespace_of(os.getpid(), kind)]
+
+
+def _namespace_of(pid: int, kind: str) -> tuple[int, int]:
+    status = os.stat(f"/proc/{pid}/ns/{NAMESPACE_FILES.get(kind, kind)}")
+    return status.st_dev, status.st_ino
+
+
+def _warn(plan: Plan, options: Options) -> None:
+    if options.warn is not None:
+        for warning in plan.warnings:
+            options.warn(warning)

@@ -20,4 +20,4 @@ def _load() -> type[Backend]:
 @hookimpl
 def pysandbox_register_backend() -> BackendEntry:
     """Offer the namespaces backend."""
-    return BackendEntry(name="namespaces", load=_load, summary="the host's kernel, isolated by namespaces, as runc does")
+    return BackendEntry(name="namespaces", load=_load, summary="namespaces on the host's kernel, as runc")

@@ -27,7 +27,7 @@ def _kernel(floor: tuple[int, int]) -> Iterator[Problem]:
     release = os.uname().release
     if kernel_version(release) < floor:
         wanted = ".".join(map(str, floor))
-        yield Problem(what=f"kernel {release} is older than {wanted}", remedy=f"boot a kernel of version {wanted} or later")
+        yield Problem(what=f"kernel {release} is older than {wanted}", remedy=f"boot kernel {wanted} or later")
 
 
 def _privilege() -> Iterator[Problem]:

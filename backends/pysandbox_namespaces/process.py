@@ -6,60 +6,39 @@ import os
 import select
 import signal as signals
 import time
-from typing import TYPE_CHECKING
 
 from pysandbox.backend import ExitStatus
 from pysandbox.errors import DeadlineExceeded, FailedPrecondition
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from pysandbox.linux import start_time
 
 #: What `wait` reports when the process was another's child, so that its exit code cannot be known.
 UNKNOWN_EXIT_CODE = 255
 
 
-def stat_fields(pid: int) -> Sequence[bytes]:
-    """Return the fields of /proc/PID/stat from the third (state) on; raises ProcessLookupError."""
-    try:
-        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise ProcessLookupError(f"no such process: {pid}") from None
-    try:
-        content = os.read(descriptor, 4096)
-    finally:
-        os.close(descriptor)
-    # The second field is the program's name in brackets, and may itself hold brackets and spaces.
-    return content[content.rindex(b")") + 2 :].split()
-
-
-def start_time(pid: int) -> int:
-    """Return when the process started, in clock ticks since boot; 0 if it is gone. See proc_pid_stat(5), field 22."""
-    try:
-        return int(stat_fields(pid)[19])
-    except ProcessLookupError:
-        return 0
-
-
 def is_alive(pid: int, started: int) -> bool:
-    """Say whether this very process is there and no zombie. `started` 0 accepts any process with the pid."""
-    if pid <= 0:
-        return False
+    """Say whether this very process is there and no zombie."""
+    return pid > 0 and start_time(pid) == started
+
+
+def open_process(pid: int, started: int) -> int:
+    """Return a pidfd of this very process, the caller's to close: taken first and verified afterwards.
+
+    Raises FailedPrecondition if it has ended, whoever has its pid now.
+    """
     try:
-        fields = stat_fields(pid)
-    except ProcessLookupError:
-        return False
-    return fields[0] not in (b"Z", b"X") and (not started or int(fields[19]) == started)
+        pidfd = os.pidfd_open(pid)
+    except (ProcessLookupError, ValueError):
+        raise FailedPrecondition("container not running") from None
+    if not is_alive(pid, started):
+        os.close(pidfd)
+        raise FailedPrecondition("container not running")
+    return pidfd
 
 
 def send_signal(pid: int, started: int, signal: int) -> None:
-    """Signal this very process: the pidfd is taken first and verified afterwards, so a reused pid is never hit."""
+    """Signal this very process, never one that has its pid by now."""
+    pidfd = open_process(pid, started)
     try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        raise FailedPrecondition("container not running") from None
-    try:
-        if not is_alive(pid, started):
-            raise FailedPrecondition("container not running")
         signals.pidfd_send_signal(pidfd, signal)
     except ProcessLookupError:
         raise FailedPrecondition("container not running") from None
@@ -85,8 +64,8 @@ def _wait_readable(pid: int, started: int, timeout: float | None) -> bool:
     except ProcessLookupError:
         return True
     try:
-        if started and start_time(pid) not in (0, started):
-            return True
+        if start_time(pid) not in (None, started):
+            return True  # another process has the pid by now
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         return bool(poll.poll(None if timeout is None else timeout * 1000))

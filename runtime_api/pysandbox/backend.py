@@ -53,6 +53,7 @@ class Options:
     no_pivot: bool = False
     no_new_keyring: bool = False
     trace: Callable[[str, int], None] | None = None  # (step, CLOCK_MONOTONIC in ns)
+    warn: Callable[[str], None] | None = None  # one line for the log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
