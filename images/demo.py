@@ -13,18 +13,18 @@ LOOK = r"""
 echo "host name     $(hostname)"
 echo "user          $(id)"
 echo "kernel        $(uname -r)"
-echo "processes     $(ps -o pid,args | tail -n +2 | head -n 1 | tr -s ' ') (and no process of the host)"
-echo "root          $(ls -m /)"
+echo "processes     $(ps -o pid,comm | sed 1d | tr -s ' ' | tr '\n' ';') none of the host's"
+echo "root          $(ls / | tr '\n' ' ')"
 echo "writable      $(touch /x 2>&1 || true)"
 echo "mounts        $(wc -l </proc/self/mountinfo):"
 while read -r what where type options; do echo "                $where ($type)"; done </proc/mounts
-echo "interfaces    $(ls -m /sys/class/net)"
+echo "interfaces    $(ls /sys/class/net | tr '\n' ' ')"
 echo "capabilities  $(grep CapEff /proc/self/status | tr -d '\t')"
 echo "seccomp       $(grep -w Seccomp /proc/self/status | tr -d '\t') (2: a filter decides on every system call)"
 echo "no new privs  $(grep NoNewPrivs /proc/self/status | tr -d '\t')"
 echo "cgroup        $(head -n 1 /proc/self/cgroup)"
 echo "memory limit  $(cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null || true)"
-echo "masked        /proc/kcore holds $(wc -c </proc/kcore 2>/dev/null || echo ?) bytes"
+test ! -e /proc/keys || echo "masked        /proc/keys, $(wc -c </proc/keys) bytes"
 """.strip()
 
 #: Refuses what no program in this container has to do. Everything else is decided by capabilities.
