@@ -1,0 +1,1 @@
+"""Compare backends and runtimes: how fast (bench)."""

@@ -1,0 +1,48 @@
+"""What the numbers were measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pysandbox.compare.contender import Contender
+
+
+def describe(contenders: Iterable[Contender]) -> dict[str, Any]:
+    """Return kernel, processors, settings that move the figures, load, and the contenders' versions."""
+    return {
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "processors": os.cpu_count(),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "ksm": _read("/sys/kernel/mm/ksm/run"),
+        "transparent_huge_pages": _read("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "cgroup": "v2" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "hybrid or v1",
+        "python": platform.python_version(),
+        "load": os.getloadavg(),
+        "versions": {name: _version(command) for name, command in {c.name: c.command[0] for c in contenders}.items()},
+    }
+
+
+def stolen() -> tuple[int, int]:
+    """Return ticks that the hypervisor took from us, and all ticks, since boot (proc_stat(5))."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return ticks[7], sum(ticks)
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
+def _version(program: str) -> str:
+    answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=False)
+    return (answer.stdout or answer.stderr).partition("\n")[0].strip()

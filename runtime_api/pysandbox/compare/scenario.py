@@ -1,0 +1,142 @@
+"""What is measured: each scenario runs one contender once and yields named figures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from pysandbox.compare import measure, memory, parity, workload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from typing import Any, Self
+
+    from pysandbox.compare.contender import Contender
+
+#: MiB; all other figures are milliseconds.
+MEMORY = "peak memory"
+EXECUTOR = "executor"
+FLOOR = "floor"
+
+
+class Bench:
+    """One contender with a state root, a long-running container, and the place to start it from."""
+
+    def __init__(self, contender: Contender, place: measure.Place, directory: Path, bundles: dict[str, Path]) -> None:
+        self.contender, self.place, self.bundles = contender, place, bundles
+        self.root = directory / f"state-{contender.label}"
+        self._output = os.open(directory / f"output-{contender.label}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._pid_file = directory / f"pid-{contender.label}"
+        self._long = ""
+        self._long_pid = 0
+
+    def __enter__(self) -> Self:
+        """Start the container that `exec` and `state` are measured on."""
+        self._long, self._long_pid = self._new("sleep")
+        self.command("start", self._long)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove it, whatever happened."""
+        with contextlib.suppress(measure.Failed):
+            self.command("delete", "--force", self._long)
+        measure.end(self._long_pid)
+        os.close(self._output)
+
+    def command(self, *args: str, prefix: Sequence[str] = ()) -> float:
+        """Run one command of the runtime in its place and return its milliseconds."""
+        argv = [*prefix, *self.contender.command, "--root", os.fspath(self.root), *args]
+        return self.place.call(lambda: measure.run(argv, self._output))
+
+    def output(self) -> str:
+        """Return what the last command wrote."""
+        return os.pread(self._output, 1 << 20, 0).decode(errors="replace")
+
+    def features(self) -> dict[str, Any]:
+        """Return the parity line."""
+        try:
+            self.command("exec", self._long, "/bin/cat", "/tmp/fuse")  # noqa: S108  (in the container)
+        except measure.Failed as error:
+            opened = "not permitted" not in str(error)
+        else:
+            opened = True
+        return parity.features(self._long_pid, self._long, self.root / self._long, opens_fuse=opened)
+
+    # -- scenarios ---------------------------------------------------------------------------------------------------
+
+    def run_true(self) -> Iterator[tuple[str, float]]:
+        """`run` of a program that does nothing."""
+        done = self.command("run", "--bundle", os.fspath(self.bundles["true"]), _new_id())
+        yield "run true", done
+
+    def life(self) -> Iterator[tuple[str, float]]:
+        """Create, start, kill, delete, each timed; and the three of them that make a container and remove it."""
+        container = _new_id()
+        steps = {"create": self._create(container, "sleep")}
+        pid = int(self._pid_file.read_text())
+        steps["start"] = self.command("start", container)
+        steps["kill"] = self.command("kill", container, "KILL")
+        measure.end(pid)
+        steps["delete"] = self.command("delete", container)
+        yield from steps.items()
+        yield "create+start+delete", sum(steps[name] for name in ("create", "start", "delete"))
+
+    def exec_true(self) -> Iterator[tuple[str, float]]:
+        """`exec` of a program that does nothing."""
+        yield "exec true", self.command("exec", self._long, "/bin/true")
+
+    def state(self) -> Iterator[tuple[str, float]]:
+        """`state` of a running container."""
+        yield "state", self.command("state", self._long)
+
+    def executor(self) -> Iterator[tuple[str, float]]:
+        """The executor's own share of `run true`, from its spawn to the program, as `--trace` tells it."""
+        if self.contender.name != "pysandbox":
+            return
+        self.command("run", "--trace", "--bundle", os.fspath(self.bundles["true"]), _new_id())
+        yield EXECUTOR, traced_milliseconds(self.output())
+
+    def peak_memory(self) -> Iterator[tuple[str, float]]:
+        """Most memory that `run true` and all its processes had at once, what the kernel holds for them included."""
+        if not memory.available():
+            return
+        meter = memory.Meter()
+        workload.set_cgroups_path(self.bundles["counted"], meter.cgroups_path)
+        with meter.prefix() as prefix:
+            self.command("run", "--bundle", os.fspath(self.bundles["counted"]), _new_id(), prefix=prefix)
+            yield MEMORY, meter.mebibytes()
+
+    def scenarios(self) -> list[Any]:
+        """Return all of them, in the order of the table."""
+        return [self.run_true, self.life, self.exec_true, self.state, self.executor, self.peak_memory]
+
+    def _create(self, container: str, bundle: str) -> float:
+        return self.command(
+            "create", "--bundle", os.fspath(self.bundles[bundle]), "--pid-file", os.fspath(self._pid_file), container
+        )
+
+    def _new(self, bundle: str) -> tuple[str, int]:
+        container = _new_id()
+        self._create(container, bundle)
+        return container, int(self._pid_file.read_text())
+
+
+def traced_milliseconds(text: str) -> float:
+    """Return when the last step of a `--trace` came: `12.345 ms  +0.123  step`, milliseconds since the first."""
+    times = [float(line.split()[0]) for line in text.splitlines() if line.split()[1:2] == ["ms"]]
+    if not times:
+        raise measure.Failed("--trace printed no step")
+    return times[-1]
+
+
+def floor(contender: Contender, place: measure.Place, output: int) -> Iterator[tuple[str, float]]:
+    """Milliseconds for a program that is no runtime."""
+    yield FLOOR, place.call(lambda: measure.run(contender.command, output))
+
+
+def _new_id() -> str:
+    return f"bench-{secrets.token_hex(6)}-{time.monotonic_ns() % 1000}"
