@@ -4,7 +4,7 @@
 backend = "namespaces"                 # used where neither flag nor annotation says otherwise
 plugins = ["example"]                  # the only backends, beside the built-in ones, that may be loaded
 observers = ["example"]                # entry points whose pysandbox_lifecycle_event is called
-annotation_backends = ["namespaces"]   # values of the annotation pysandbox.backend that count
+annotation_backends = ["namespaces"]   # values of the annotation io.pysandbox.backend that count
 ```
 
 It names code that runs as root, so it must be root's. `tomllib` (16 ms) is imported only when there is a file.

@@ -18,6 +18,7 @@ from pysandbox.errors import FailedPrecondition, InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType, TracebackType
+    from typing import Self
 
     from pysandbox.backend import Container, Process
 
@@ -35,14 +36,16 @@ _TIOCGWINSZ, _TIOCSWINSZ = 0x5413, 0x5414  # asm-generic/ioctls.h
 class Signals:
     """Catches all signals that are to be forwarded, from before the process is made until it has ended."""
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> Self:
         self.descriptor, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         caught = (signal.valid_signals() - NOT_FORWARDED) | {signal.SIGCHLD}
         self._handlers = {number: signal.signal(number, _ignore) for number in caught}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         signal.set_wakeup_fd(self._wakeup)
@@ -66,7 +69,7 @@ class Terminal:
     def __init__(self) -> None:
         self.descriptor = _host_terminal()
 
-    def __enter__(self) -> Terminal:
+    def __enter__(self) -> Self:
         import termios
         import tty
 
@@ -77,7 +80,9 @@ class Terminal:
         termios.tcsetattr(self.descriptor, termios.TCSANOW, raw)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         import termios
 
         termios.tcsetattr(self.descriptor, termios.TCSANOW, self._before)

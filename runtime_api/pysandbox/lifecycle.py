@@ -18,7 +18,7 @@ import contextlib
 import os
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pysandbox.backend import ContainerRecord, CreateRequest, ExecRequest, LifecycleEvent, Options, Process, Stdio
@@ -72,7 +72,7 @@ class Runtime:
 
     store: Store
     warn: Callable[[str], None]
-    config: Config = Config()
+    config: Config = field(default_factory=Config)
     backend: str | None = None
 
     def tell(self, record: ContainerRecord, kind: str, **details: Any) -> None:
@@ -91,7 +91,11 @@ def init_alive(record: ContainerRecord) -> bool:
 
 
 def _load(runtime: Runtime, record: ContainerRecord) -> Container:
-    return load_backend(record.backend, runtime.config).load(record)
+    backend = load_backend(record.backend, runtime.config)
+    try:
+        return backend.load(record)
+    except (LookupError, TypeError, ValueError) as error:
+        raise Unavailable(f"{record.state_dir}/state.json: is damaged: backend_state: {error!r}") from error
 
 
 def _status(record: ContainerRecord, container: Container) -> str:
@@ -235,7 +239,7 @@ def create(
     *,
     stdio: Stdio | None = None,
     options: Options | None = None,
-    deliver: Callable[[Process], None] = lambda process: None,
+    deliver: Callable[[Process], None] | None = None,
 ) -> Container:
     """Make a container whose program waits for `start`.
 
@@ -262,7 +266,8 @@ def create(
         )
         try:
             container = backend.create(request)
-            deliver(container.init)
+            if deliver is not None:
+                deliver(container.init)
             draft.know_init(container.init.pid, status="created")
         except BaseException:
             draft.roll_back(backend)
@@ -307,7 +312,9 @@ def _take_id(runtime: Runtime, record: ContainerRecord, spec: Mapping[str, Any])
 
 
 @contextlib.contextmanager
-def _locked(runtime: Runtime, container_id: str, operation: str) -> Iterator[tuple[Directory, ContainerRecord, Container]]:
+def _locked(
+    runtime: Runtime, container_id: str, operation: str
+) -> Iterator[tuple[Directory, ContainerRecord, Container]]:
     """Hold a container's lock for an operation that is legal now."""
     with runtime.store.lock(container_id) as directory:
         record = directory.read()
@@ -321,13 +328,14 @@ def _locked(runtime: Runtime, container_id: str, operation: str) -> Iterator[tup
     raise NotFound("container does not exist")
 
 
-def start(runtime: Runtime, container_id: str) -> None:
+def start(runtime: Runtime, container_id: str, created: Container | None = None) -> None:
     """Let the user's program of a created container run, then run the poststart hooks.
 
-    A poststart hook that fails ends the container (runtime-spec 1.3). The lock is let go before the hooks, which may
-    well call us.
+    `created` is the container as this very process has made it: it may know more than one that is loaded. A poststart
+    hook that fails ends the container (runtime-spec 1.3). The lock is let go before the hooks, which may well call us.
     """
-    with _locked(runtime, container_id, "start") as (directory, record, container):
+    with _locked(runtime, container_id, "start") as (directory, record, loaded):
+        container = created or loaded
         container.start()
         directory.write(replace(record, status="running"))
         spec = directory.read_spec()
@@ -353,7 +361,7 @@ def exec_(
     cgroup: str | None = None,
     ignore_paused: bool = False,
     options: Options | None = None,
-    deliver: Callable[[Process], None] = lambda process: None,
+    deliver: Callable[[Process], None] | None = None,
 ) -> tuple[Container, Process]:
     """Start one more process in a container. `process` may be a function that makes it from the container's spec.
 
@@ -372,7 +380,8 @@ def exec_(
             )
         )
     try:
-        deliver(started)
+        if deliver is not None:
+            deliver(started)
     except BaseException:
         with contextlib.suppress(SandboxError, OSError):
             container.kill(signal.SIGKILL, exec_id=exec_id)
@@ -437,7 +446,7 @@ def _delete_locked(runtime: Runtime, directory: Directory, *, force: bool) -> No
         if not force:
             raise NotFound("container does not exist")
         return
-    container = backend.load(record)
+    container = _load(runtime, record)
     status = _status(record, container)
     if not force:
         check_transition("delete", status, record.id)
@@ -526,11 +535,10 @@ def resume(runtime: Runtime, container_id: str) -> None:
     runtime.tell(record, "resumed")
 
 
-def update(runtime: Runtime, container_id: str, change: Callable[[Mapping[str, Any]], Resources]) -> None:
-    """Change limits. `change` gets the spec's present resources and returns those to apply."""
-    with _locked(runtime, container_id, "update") as (directory, _, container):
-        spec = directory.read_spec()
-        container.update(change((spec.get("linux") or {}).get("resources") or {}))
+def update(runtime: Runtime, container_id: str, resources: Resources) -> None:
+    """Change the limits that are given; the others stay."""
+    with _locked(runtime, container_id, "update") as (_, _, container):
+        container.update(resources)
 
 
 def pids(runtime: Runtime, container_id: str) -> Sequence[int]:

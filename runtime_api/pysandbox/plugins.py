@@ -6,7 +6,7 @@ loads the one entry point that bears it. Plugins run as root: nothing is loaded 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pysandbox.backend import API_VERSION
 from pysandbox.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pysandbox.config import Config
 
 DEFAULT_BACKEND = "namespaces"
-BACKEND_ANNOTATION = "pysandbox.backend"
+BACKEND_ANNOTATION = "io.pysandbox.backend"
 #: name → module and class. A short cut, and no more: each is an entry point as well.
 BUILT_IN: dict[str, tuple[str, str]] = {
     "namespaces": ("pysandbox_namespaces.backend", "NamespacesBackend"),
@@ -143,8 +143,3 @@ def notify(config: Config, event: LifecycleEvent, warn: Callable[[str], None]) -
             plugins.hook.pysandbox_lifecycle_event(event=event)
         except Exception as error:  # noqa: BLE001 (an observer never breaks what it observes)
             warn(f"observer {name!r} failed on {event.kind}: {error}")
-
-
-def describe(value: Any) -> str:
-    """Return an entry's or an error's one line for `pysandbox backends`."""
-    return value.summary if hasattr(value, "summary") else f"unusable: {value}"

@@ -31,6 +31,7 @@ from pysandbox.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
+    from typing import Self
 
 DEFAULT_ROOT = "/run/pysandbox"
 STATE_VERSION = 1
@@ -64,10 +65,12 @@ class Directory:
         self.descriptor = descriptor
         self.path = f"{store.path}/{container_id}"
 
-    def __enter__(self) -> Directory:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -105,7 +108,7 @@ class Store:
     """All containers below one `--root`."""
 
     def __init__(self, path: str) -> None:
-        """Open the root directory, made with mode 0700 where it is missing. It must be ours, and writable for us only."""
+        """Open the root directory, made with mode 0700 if missing. It must be ours, and writable for us only."""
         self.path = os.path.abspath(path)
         try:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
@@ -303,7 +306,7 @@ def _parse_record(text: bytes, what: str) -> ContainerRecord:
         raise Unavailable(f"{what}: is damaged: not an object")
     if document.get("version") != STATE_VERSION:
         raise Unavailable(f"{what}: has version {document.get('version')!r}, this is version {STATE_VERSION}")
-    values = {}
+    values: dict[str, Any] = {}
     for field in fields(ContainerRecord):
         kind = _KINDS.get(field.name, str)
         value = document.get(field.name)

@@ -13,6 +13,6 @@ if TYPE_CHECKING:
 COMMAND = Command("checkpoint", "not supported", "", at_least=0, at_most=None, ordered=True)
 
 
-def run(invocation: Invocation) -> int:
+def run(invocation: Invocation) -> int:  # noqa: ARG001 (the shape of every command)
     """Refuse."""
     raise Unimplemented("checkpoint is not supported: pysandbox does not drive CRIU")

@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pysandbox.cli.creation import CREATE_FLAGS, delivery, listen_descriptors, options, preserved, stdio, with_environment
+from pysandbox.cli.creation import (
+    CREATE_FLAGS,
+    delivery,
+    listen_descriptors,
+    options,
+    preserved,
+    stdio,
+    with_environment,
+)
 from pysandbox.cli.flags import Command
 
 if TYPE_CHECKING:
@@ -24,7 +32,7 @@ def run(invocation: Invocation) -> int:
     flags = invocation.parsed
     check_id(invocation.container_id)
     bundle = load_bundle(os.path.abspath(flags["bundle"] or "."))
-    process = bundle.spec.get("process") or {}
+    process = bundle.spec["process"]
     check_console(terminal=bool(process.get("terminal")), detach=True, console_socket=flags["console-socket"])
     listening = listen_descriptors(invocation.inherited)
     descriptors = preserved(flags, invocation.inherited, listening)

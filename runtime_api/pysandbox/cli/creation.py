@@ -59,7 +59,7 @@ class Trace:
 
 
 def listen_descriptors(inherited: frozenset[int]) -> int:
-    """Return how many sockets systemd passed to *this* process: LISTEN_FDS, if LISTEN_PID is ours (sd_listen_fds(3))."""
+    """Return how many sockets systemd passed to us: LISTEN_FDS, if LISTEN_PID is ours (sd_listen_fds(3))."""
     count, pid = os.environ.get("LISTEN_FDS", ""), os.environ.get("LISTEN_PID", "")
     if not count.isdecimal() or pid != str(os.getpid()):
         return 0
@@ -90,8 +90,10 @@ def with_environment(bundle: Bundle, *entries: str) -> Bundle:
     """Return the bundle with more environment for its process."""
     from dataclasses import replace
 
-    process = {**bundle.spec["process"], "env": [*bundle.spec["process"].get("env", ()), *entries]}
-    return replace(bundle, spec={**bundle.spec, "process": process})
+    spec = bundle.spec.copy()
+    spec["process"] = spec["process"].copy()
+    spec["process"]["env"] = [*spec["process"].get("env", ()), *entries]
+    return replace(bundle, spec=spec)
 
 
 def delivery(flags: Parsed) -> Callable[[Process], None]:

@@ -23,7 +23,7 @@ class Invocation:
 
     globals_: Parsed
     parsed: Parsed
-    log: Log
+    journal: Log
     inherited: frozenset[int]
 
     def config(self) -> Config:
@@ -36,7 +36,7 @@ class Invocation:
             raise PermissionDenied("pysandbox has to run as root: rootless containers are not supported")
         return Runtime(
             store=Store(self.globals_["root"]),
-            warn=self.log.warning,
+            warn=self.journal.warning,
             config=self.config(),
             backend=self.globals_["backend"] or None,
         )

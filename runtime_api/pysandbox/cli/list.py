@@ -61,5 +61,7 @@ def _user_name(uid: str) -> str:
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows in columns as Go's tabwriter(12, 1, 3, ' ') lays them out."""
     widths = [max(12, *(len(cell) + 3 for cell in column)) for column in zip(*rows, strict=True)]
-    lines = ["".join(f"{cell:{width}}" for cell, width in zip(row[:-1], widths, strict=False)) + row[-1] for row in rows]
+    lines = [
+        "".join(f"{cell:{width}}" for cell, width in zip(row[:-1], widths, strict=False)) + row[-1] for row in rows
+    ]
     return "\n".join(lines) + "\n"

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "/run/pysandbox"
 #: Each is a module of this package, with a COMMAND and a run().
 COMMANDS = (
-    "backends", "checkpoint", "create", "delete", "events", "exec", "explain", "features", "kill", "list", "pause", "ps",
-    "restore", "resume", "run", "spec", "start", "state", "update",
+    "backends", "checkpoint", "create", "delete", "events", "exec", "explain", "features", "kill", "list", "pause",
+    "ps", "restore", "resume", "run", "spec", "start", "state", "update",
 )  # fmt: skip
 #: Commands whose failure has another exit code than 1, as under runc.
 FAILURE_CODES = {"exec": 255}
@@ -48,19 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     open_standard_descriptors()
     inherited = close_inherited_on_exec(3)
-    log = Log()
+    journal = Log()
     try:
         globals_ = parse(GLOBAL_FLAGS, words, ordered=True)
-        log = Log(globals_["log"], globals_["log-format"], debug=globals_["debug"])
-        return _dispatch(globals_, log, inherited)
+        journal = Log(globals_["log"], globals_["log-format"], debug=globals_["debug"])
+        return _dispatch(globals_, journal, inherited)
     except UsageError as error:
         sys.stdout.write(f"Incorrect Usage. {error}\n\n{_help()}")
-        return _fail(log, error, "")
+        return _fail(journal, error, "")
     except SandboxError as error:
-        return _fail(log, error, "")
+        return _fail(journal, error, "")
 
 
-def _dispatch(globals_: Parsed, log: Log, inherited: frozenset[int]) -> int:
+def _dispatch(globals_: Parsed, journal: Log, inherited: frozenset[int]) -> int:
     if globals_["version"]:
         sys.stdout.write(_version())
         return 0
@@ -71,12 +71,12 @@ def _dispatch(globals_: Parsed, log: Log, inherited: frozenset[int]) -> int:
         sys.stdout.write(_help(arguments[1:]))
         return 0
     if arguments[0] not in COMMANDS:
-        log.error(f"No help topic for '{arguments[0]}'")
+        journal.error(f"No help topic for '{arguments[0]}'")
         return 3
-    return _run_command(arguments[0], arguments[1:], globals_, log, inherited)
+    return _run_command(arguments[0], arguments[1:], globals_, journal, inherited)
 
 
-def _run_command(name: str, words: list[str], globals_: Parsed, log: Log, inherited: frozenset[int]) -> int:
+def _run_command(name: str, words: list[str], globals_: Parsed, journal: Log, inherited: frozenset[int]) -> int:
     command, run = _load(name)
     try:
         parsed = parse((*command.flags, _HELP), words, ordered=command.ordered)
@@ -86,22 +86,22 @@ def _run_command(name: str, words: list[str], globals_: Parsed, log: Log, inheri
         check_arguments(command, len(parsed.arguments))
     except UsageError as error:
         sys.stdout.write(f"Incorrect Usage: {error}\n\n{usage(command)}")
-        return _fail(log, error, "")
+        return _fail(journal, error, "")
     from pysandbox.cli.invocation import Invocation
 
     try:
-        code = run(Invocation(globals_=globals_, parsed=parsed, log=log, inherited=inherited))
+        code = run(Invocation(globals_=globals_, parsed=parsed, journal=journal, inherited=inherited))
         sys.stdout.flush()
     except BrokenPipeError:
         return _drop_output()
     except (SandboxError, OSError) as error:
-        return _fail(log, error, name)
-    except Exception as error:
+        return _fail(journal, error, name)
+    except Exception as error:  # noqa: BLE001 (never a traceback)
         if globals_["debug"]:
             import traceback
 
-            log.debug(traceback.format_exc())
-        return _fail(log, error, name, f"{type(error).__name__} (a bug: --debug shows where): ")
+            journal.debug(traceback.format_exc())
+        return _fail(journal, error, name, f"{type(error).__name__} (a bug: --debug shows where): ")
     return code
 
 
@@ -112,10 +112,10 @@ def _load(name: str) -> tuple[Command, Callable[[Invocation], int]]:
     return module.COMMAND, module.run
 
 
-def _fail(log: Log, error: BaseException, name: str, kind: str = "") -> int:
+def _fail(journal: Log, error: BaseException, name: str, kind: str = "") -> int:
     """Write one line that says what went wrong."""
     text = _system_error(error) if isinstance(error, OSError) else str(error)
-    log.error(" ".join(f"{PREFIXES.get(name, '')}{kind}{text}".splitlines()))
+    journal.error(" ".join(f"{PREFIXES.get(name, '')}{kind}{text}".splitlines()))
     return FAILURE_CODES.get(name, exit_code(error))
 
 
@@ -142,9 +142,9 @@ def _help(words: Sequence[str] = ()) -> str:
 
 def _version() -> str:
     from pysandbox import VERSION
-    from pysandbox.oci.default import default_spec
+    from pysandbox.oci.default import OCI_VERSION
 
-    return f"pysandbox version {VERSION}\ncommit: v{VERSION}\nspec: {default_spec()['ociVersion']}\n"
+    return f"pysandbox version {VERSION}\ncommit: v{VERSION}\nspec: {OCI_VERSION}\n"
 
 
 if __name__ == "__main__":

@@ -53,7 +53,9 @@ def _host_ps(arguments: Sequence[str]) -> list[str]:
     import subprocess
 
     try:
-        done = subprocess.run(["ps", *arguments], capture_output=True, text=True, errors="replace", timeout=60, check=False)
+        done = subprocess.run(
+            ["ps", *arguments], capture_output=True, text=True, errors="replace", timeout=60, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"ps: {error}") from error
     if done.returncode != 0:

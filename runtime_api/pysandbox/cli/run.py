@@ -8,7 +8,15 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pysandbox.cli.creation import CREATE_FLAGS, delivery, listen_descriptors, options, preserved, stdio, with_environment
+from pysandbox.cli.creation import (
+    CREATE_FLAGS,
+    delivery,
+    listen_descriptors,
+    options,
+    preserved,
+    stdio,
+    with_environment,
+)
 from pysandbox.cli.flags import Command, Flag, UsageError
 
 if TYPE_CHECKING:
@@ -106,7 +114,7 @@ def _run(invocation: Invocation, container_id: str, bundle: Bundle) -> int:
             options=options(invocation),
             deliver=deliver,
         )
-        _start(runtime, container_id)
+        _start(runtime, container_id, container)
         return container
 
     os.chdir(bundle.path)
@@ -124,12 +132,12 @@ def _run(invocation: Invocation, container_id: str, bundle: Bundle) -> int:
                 lifecycle.delete(runtime, container_id, force=True)
 
 
-def _start(runtime: Runtime, container_id: str) -> None:
+def _start(runtime: Runtime, container_id: str, container: Container) -> None:
     """Start what we have just created; what cannot be started is not left behind."""
     from pysandbox import lifecycle
 
     try:
-        lifecycle.start(runtime, container_id)
+        lifecycle.start(runtime, container_id, container)
     except BaseException:
         with contextlib.suppress(Exception):
             lifecycle.delete(runtime, container_id, force=True)

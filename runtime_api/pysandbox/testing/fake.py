@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pysandbox.oci.types import Process as ProcessSpec
     from pysandbox.oci.types import Spec
 
-TOKEN = "PYSANDBOX_FAKE_TOKEN"
+MARK = "PYSANDBOX_FAKE_TOKEN"
 _WAIT_FOR_START = 'exec 9<"$0"; read go <&9; exec 9<&-; exec "$@"'
 
 
@@ -52,6 +52,7 @@ class FakeContainer(Container):
         self._execs: dict[str, Process] = {}
 
     def start(self) -> None:
+        """Write the line that the shell waits for."""
         try:
             descriptor = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
@@ -60,16 +61,19 @@ class FakeContainer(Container):
             fifo.write(b"go\n")
 
     def exec(self, request: ExecRequest) -> Process:
+        """Start a process with the same token."""
         process = _spawn(request.process["args"], request.process, request.stdio, self._token)
         self._execs[request.exec_id] = process
         return process
 
     def kill(self, signal: int, *, exec_id: str | None = None, everyone: bool = False) -> None:
+        """Signal by pid: a fake may."""
         for pid in self.pids() if everyone else [self._process(exec_id).pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal)
 
     def wait(self, exec_id: str | None = None, *, timeout: float | None = None) -> ExitStatus:
+        """Wait for a child of this process."""
         pid = self._process(exec_id).pid
         deadline = None if timeout is None else time.monotonic() + timeout
         while (ended := os.waitpid(pid, os.WNOHANG if deadline is not None else 0))[0] == 0:
@@ -80,29 +84,36 @@ class FakeContainer(Container):
         return ExitStatus(code=code if code >= 0 else 128 - code, exited_at=time.time())
 
     def alive(self) -> bool:
+        """Ask /proc."""
         return start_time(self.init.pid) is not None
 
     def delete(self) -> None:
+        """End what is left."""
         _end(self._token)
 
     def pause(self) -> None:
+        """Stop every process."""
         open(self._paused, "x").close()
         self.kill(signal.SIGSTOP, everyone=True)
 
     def resume(self) -> None:
+        """Continue every process."""
         self.kill(signal.SIGCONT, everyone=True)
         os.unlink(self._paused)
 
     def paused(self) -> bool:
+        """Say whether `pause` left its mark."""
         return os.path.exists(self._paused)
 
     def pids(self) -> list[int]:
+        """Find the token in /proc."""
         return sorted(_bearers(self._token))
 
     def update(self, resources: Any) -> None:
         """Nothing here has limits."""
 
     def stats(self) -> Mapping[str, Any]:
+        """Count."""
         return {"pids": {"current": len(self.pids())}}
 
     def _process(self, exec_id: str | None) -> Process:
@@ -119,15 +130,19 @@ class FakeBackend(Backend):
     name = "fake"
 
     def probe(self) -> Sequence[Problem]:
+        """Find nothing wrong."""
         return []
 
     def features(self) -> Features:
+        """Claim little."""
         return Features(fields={"process.args": "enforced", "process.env": "enforced", "process.terminal": "enforced"})
 
     def plan(self, bundle: str, spec: Spec, container_id: str, options: Options) -> Sequence[Mapping[str, Any]]:
+        """Say what is spawned."""
         return [{"name": "spawn", "args": spec["process"]["args"]}]
 
     def create(self, request: CreateRequest) -> Container:
+        """Spawn the shell."""
         token = os.urandom(16).hex()
         request.remember({"token": token})
         try:
@@ -142,15 +157,17 @@ class FakeBackend(Backend):
         return FakeContainer(request.id, init, token, request.state_dir)
 
     def load(self, record: ContainerRecord) -> Container:
+        """Take the token from the record."""
         return FakeContainer(record.id, Process(pid=record.pid), record.backend_state["token"], record.state_dir)
 
     def destroy(self, record: ContainerRecord) -> None:
+        """End every bearer of the token."""
         if token := record.backend_state.get("token"):
             _end(token)
 
 
-def _spawn(arguments: Sequence[str], process: ProcessSpec, stdio: Stdio, token: str) -> Process:
-    environment = dict(entry.partition("=")[::2] for entry in process.get("env") or ()) | {TOKEN: token}
+def _spawn(arguments: list[str], process: ProcessSpec, stdio: Stdio, token: str) -> Process:
+    environment = dict(entry.partition("=")[::2] for entry in process.get("env") or ()) | {MARK: token}
     master = None
     if stdio.terminal:
         master, slave = os.openpty()
@@ -158,7 +175,8 @@ def _spawn(arguments: Sequence[str], process: ProcessSpec, stdio: Stdio, token: 
         # The first terminal that a session's leader opens becomes its controlling one.
         actions: list[Any] = [(os.POSIX_SPAWN_OPEN, number, name, os.O_RDWR, 0) for number in range(3)]
     else:
-        actions = [(os.POSIX_SPAWN_DUP2, source, number) for number, source in enumerate((stdio.stdin, stdio.stdout, stdio.stderr))]
+        sources = (stdio.stdin, stdio.stdout, stdio.stderr)
+        actions = [(os.POSIX_SPAWN_DUP2, source, number) for number, source in enumerate(sources)]
     actions += [(os.POSIX_SPAWN_DUP2, source, 3 + number) for number, source in enumerate(stdio.preserved)]
     try:
         pid = os.posix_spawnp(
@@ -177,7 +195,7 @@ def _spawn(arguments: Sequence[str], process: ProcessSpec, stdio: Stdio, token: 
 
 def _bearers(token: str) -> set[int]:
     """Return the pids of all live processes with a token in their environment."""
-    mark = f"{TOKEN}={token}".encode()
+    mark = f"{MARK}={token}".encode()
     found = set()
     for name in os.listdir("/proc"):
         if name.isdecimal():
