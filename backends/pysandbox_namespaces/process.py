@@ -25,9 +25,11 @@ def open_process(pid: int, started: int) -> int:
 
     Raises FailedPrecondition if it has ended, whoever has its pid now.
     """
+    if pid <= 0:
+        raise FailedPrecondition("container not running")
     try:
         pidfd = os.pidfd_open(pid)
-    except (ProcessLookupError, ValueError):
+    except ProcessLookupError:
         raise FailedPrecondition("container not running") from None
     if not is_alive(pid, started):
         os.close(pidfd)
