@@ -332,7 +332,7 @@ def test_a_container_without_a_mount_namespace_gets_a_plain_chroot(spec: dict[st
 
 def test_a_spec_without_a_process_is_refused(spec: dict[str, Any], plan: Planner) -> None:
     del spec["process"]
-    with pytest.raises(InvalidArgument, match="^process: missing"):
+    with pytest.raises(InvalidArgument, match=r"^process: missing"):
         plan()
 
 
@@ -356,24 +356,24 @@ def test_nothing_of_the_host_is_mounted_on_or_masked(
 
 def test_the_host_keeps_its_name(spec: dict[str, Any], plan: Planner) -> None:
     spec["linux"]["namespaces"] = [{"type": "mount"}]
-    with pytest.raises(InvalidArgument, match="^hostname: unable to set hostname without a private UTS namespace"):
+    with pytest.raises(InvalidArgument, match=r"^hostname: unable to set hostname without a private UTS namespace"):
         plan()
     del spec["hostname"]
     spec["domainname"] = "x"
-    with pytest.raises(InvalidArgument, match="^domainname: unable to set domainname"):
+    with pytest.raises(InvalidArgument, match=r"^domainname: unable to set domainname"):
         plan()
 
 
 def test_network_devices_need_a_network_namespace(spec: dict[str, Any], plan: Planner) -> None:
     spec["linux"]["namespaces"] = [{"type": "mount"}, {"type": "uts"}]
     spec["linux"]["netDevices"] = {"eth7": {}}
-    with pytest.raises(InvalidArgument, match="^linux.netDevices"):
+    with pytest.raises(InvalidArgument, match=r"^linux.netDevices"):
         plan()
 
 
 def test_unknown_propagation_is_refused(spec: dict[str, Any], plan: Planner) -> None:
     spec["linux"]["rootfsPropagation"] = "sideways"
-    with pytest.raises(InvalidArgument, match="^linux.rootfsPropagation: 'sideways' is not supported"):
+    with pytest.raises(InvalidArgument, match=r"^linux.rootfsPropagation: 'sideways' is not supported"):
         plan()
 
 
@@ -394,5 +394,5 @@ def test_a_label_that_the_kernel_cannot_enforce_is_refused(
 
 def test_a_mount_label_that_the_kernel_cannot_enforce_is_refused(spec: dict[str, Any], plan: Planner) -> None:
     spec["linux"]["mountLabel"] = "system_u:object_r:container_file_t:s0"
-    with pytest.raises(InvalidArgument, match="^linux.mountLabel"):
+    with pytest.raises(InvalidArgument, match=r"^linux.mountLabel"):
         plan()

@@ -317,8 +317,10 @@ def test_cgroup_v1_is_a_tmpfs_with_a_bind_for_each_hierarchy() -> None:
         "set_attributes slot=mount0_1 set=MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID",
     ]
     assert inner(CGROUP, cgroup_mounts=lambda: HIERARCHIES) == [
-        'mount_filesystem kind=tmpfs source=tmpfs destination=/cg options=[["mode","755"]] '
-        "attributes=MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC",
+        (
+            'mount_filesystem kind=tmpfs source=tmpfs destination=/cg options=[["mode","755"]] '
+            "attributes=MOUNT_ATTR_NOSUID|MOUNT_ATTR_NODEV|MOUNT_ATTR_NOEXEC"
+        ),
         "mount_bind slot=mount0_0 destination=/cg/cpu,cpuacct mode=0755",
         "make_link path=/cg/cpu target=cpu,cpuacct",
         "make_link path=/cg/cpuacct target=cpu,cpuacct",

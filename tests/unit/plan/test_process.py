@@ -47,8 +47,10 @@ def test_an_exec_of_the_default_spec_makes_this_plan(plan_exec: Planner) -> None
         "home uid=0",
         "rlimit resource=7 soft=512 hard=1024",
         "parent_death_signal signal=0",
-        "credentials uid=0 gid=0 bounding=0x20000420 effective=0x20000420 permitted=0x20000420 inheritable=0x0 "
-        "ambient=0x0",
+        (
+            "credentials uid=0 gid=0 bounding=0x20000420 effective=0x20000420 permitted=0x20000420 inheritable=0x0 "
+            "ambient=0x0"
+        ),
         "find_program name=sh path=/usr/bin:/bin cwd=/",
         "close_descriptors preserve=0",
         'execute args=["sh"] env=["PATH=/usr/bin:/bin","TERM=xterm"]',
