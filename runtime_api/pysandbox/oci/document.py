@@ -143,7 +143,7 @@ def _parse(text: str, what: str) -> Any:
     try:
         document = decoder.decode(text)
     except json.JSONDecodeError as error:
-        problem = error.msg[:1].lower() + error.msg[1:]
+        problem = (error.msg[:1].lower() + error.msg[1:]).replace("character at", "character")
         raise InvalidArgument(f"{what}: line {error.lineno}, column {error.colno}: {problem}") from None
     except RecursionError:
         raise InvalidArgument(f"{what}: nested deeper than {DEPTH_LIMIT} levels") from None

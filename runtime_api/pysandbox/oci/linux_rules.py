@@ -29,7 +29,7 @@ from pysandbox.oci.seccomp_rules import SECCOMP
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pysandbox.oci.types import Device, IdMapping, Linux, MemoryPolicy, Spec
+    from pysandbox.oci.types import Device, IdMapping, Linux, MemoryPolicy, Process, Spec
 
 NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
 
@@ -307,27 +307,39 @@ def check_user_namespace(spec: Spec) -> None:
     """Refuse id maps without a user namespace, a new one without maps, and a process whose ids are not mapped."""
     linux = spec.get("linux", {})
     user = [namespace for namespace in linux.get("namespaces", ()) if namespace["type"] == "user"]
-    for name in ("uidMappings", "gidMappings"):
-        mappings: Sequence[IdMapping] = linux.get(name) or ()  # type: ignore[assignment]
+    for which in ("uid", "gid"):
+        mappings = _mappings(linux, which)
         if mappings and not user:
             problem = "user namespace mappings specified, but user namespace isn't enabled in the config"
-            raise Bad(problem, "linux", name)
-        if user and not user[0].get("path"):
-            _check_map(spec, mappings, name)
+            raise Bad(problem, "linux", f"{which}Mappings")
+        if user and not user[0].get("path") and not mappings:
+            raise Bad(f"user namespaces enabled, but no {which} mappings found", "linux", f"{which}Mappings")
+    try:
+        check_process_ids(spec["process"], spec)
+    except Bad as bad:
+        bad.keys.insert(0, "process")
+        raise
 
 
-def _check_map(spec: Spec, mappings: Sequence[IdMapping], name: str) -> None:
-    which = name[:3]
-    if not mappings:
-        raise Bad(f"user namespaces enabled, but no {which} mappings found", "linux", name)
-    user = spec["process"].get("user", {"uid": 0, "gid": 0})
-    if not _mapped(user.get("uid", 0) if which == "uid" else user.get("gid", 0), mappings):
-        raise Bad(f"cannot set {which} to unmapped user in user namespace", "process", "user", which)
-    if which == "gid":
-        for index, gid in enumerate(user.get("additionalGids", ())):
-            if not _mapped(gid, mappings):
-                problem = f"cannot set gid {gid} to unmapped group in user namespace"
-                raise Bad(problem, "process", "user", "additionalGids", index)
+def check_process_ids(process: Process, spec: Spec) -> None:
+    """Refuse ids that the new user namespace of a spec does not map. Of one that is joined the maps are not known."""
+    linux = spec.get("linux", {})
+    if not any(entry["type"] == "user" and not entry.get("path") for entry in linux.get("namespaces", ())):
+        return
+    user = process.get("user", {"uid": 0, "gid": 0})
+    uids, gids = _mappings(linux, "uid"), _mappings(linux, "gid")
+    if not _mapped(user.get("uid", 0), uids):
+        raise Bad("cannot set uid to unmapped user in user namespace", "user", "uid")
+    if not _mapped(user.get("gid", 0), gids):
+        raise Bad("cannot set gid to unmapped user in user namespace", "user", "gid")
+    for index, gid in enumerate(user.get("additionalGids", ())):
+        if not _mapped(gid, gids):
+            problem = f"cannot set gid {gid} to unmapped group in user namespace"
+            raise Bad(problem, "user", "additionalGids", index)
+
+
+def _mappings(linux: Linux, which: str) -> Sequence[IdMapping]:
+    return linux.get("uidMappings", ()) if which == "uid" else linux.get("gidMappings", ())
 
 
 def _mapped(number: int, mappings: Sequence[IdMapping]) -> bool:

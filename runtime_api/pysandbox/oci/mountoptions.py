@@ -6,8 +6,7 @@ not in it is a file system's own option and goes to the file system as it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -52,8 +51,7 @@ MOUNT_ATTR_IDMAP = 0x100000
 MOUNT_ATTR_NOSYMFOLLOW = 0x200000
 
 
-@dataclass(frozen=True, slots=True)
-class MountOption:
+class MountOption(NamedTuple):
     """What one option does.
 
     `set_flags` and `clear_flags` are MS_* of mount(2). The attributes are MOUNT_ATTR_* for this mount alone, the
@@ -171,20 +169,20 @@ MOUNT_OPTIONS: Mapping[str, MountOption] = {
 }
 
 
-@dataclass(slots=True)
 class ParsedOptions:
     """What a list of options comes to. Masks as in `MountOption`; `data` are the file system's own options."""
 
-    set_flags: int = 0
-    clear_flags: int = 0
-    set_attributes: int = 0
-    clear_attributes: int = 0
-    set_recursive: int = 0
-    clear_recursive: int = 0
-    propagation: list[int] = field(default_factory=list)
-    superblock: list[str] = field(default_factory=list)
-    extensions: set[str] = field(default_factory=set)
-    data: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.set_flags = 0
+        self.clear_flags = 0
+        self.set_attributes = 0
+        self.clear_attributes = 0
+        self.set_recursive = 0
+        self.clear_recursive = 0
+        self.propagation: list[int] = []
+        self.superblock: list[str] = []
+        self.extensions: set[str] = set()
+        self.data: list[str] = []
 
     @property
     def bind(self) -> bool:

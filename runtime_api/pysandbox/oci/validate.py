@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pysandbox.oci.capabilities import CAPABILITIES
 from pysandbox.oci.document import format_path, quote
-from pysandbox.oci.linux_rules import LINUX, check_namespaced, check_user_namespace
+from pysandbox.oci.linux_rules import LINUX, check_namespaced, check_process_ids, check_user_namespace
 from pysandbox.oci.mount_rules import MOUNTS, check_mounts
 from pysandbox.oci.process_rules import CAPABILITY_SETS, PROCESS
 from pysandbox.oci.resource_rules import RESOURCES
@@ -18,6 +18,7 @@ from pysandbox.oci.schema import (
     INT64,
     Array,
     Bad,
+    Choice,
     Integer,
     Object,
     Strings,
@@ -51,10 +52,15 @@ def validate(spec: Any) -> None:
         raise bad.refusal() from None
 
 
-def validate_process(process: Any, path: str) -> None:
-    """Check one process object; `path` is its own JSON path, for errors."""
+def validate_process(process: Any, path: str, spec: Spec | None = None) -> None:
+    """Check one process object; `path` is its own JSON path, for errors.
+
+    With the `spec` of the container in which it is to run, its ids must be mapped there.
+    """
     try:
         PROCESS(process)
+        if spec is not None:
+            check_process_ids(process, spec)
     except Bad as bad:
         raise bad.refusal(path) from None
 
@@ -102,7 +108,10 @@ _VM = Object(
     {
         "hypervisor": Object(_PROGRAM, ("path",)),
         "kernel": Object({**_PROGRAM, "initrd": absolute}, ("path",)),
-        "image": Object({"path": absolute, "format": filled}, ("path", "format")),
+        "image": Object(
+            {"path": absolute, "format": Choice("image format", ("raw", "qcow2", "vdi", "vmdk", "vhd"))},
+            ("path", "format"),
+        ),
         "hwConfig": Object(
             {
                 "deviceTree": absolute,

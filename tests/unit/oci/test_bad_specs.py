@@ -6,13 +6,17 @@ The list of fields is written here by hand, from the specification: it shares no
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
 from unit.oci.full_spec import cut, full_spec, keys_of, put
 
 from pysandbox.errors import InvalidArgument
-from pysandbox.oci.validate import validate, validate_process, validate_resources, warnings
+from pysandbox.oci import linux_rules, mount_rules, process_rules, resource_rules, seccomp_rules
+from pysandbox.oci.schema import Array, Object, Table
+from pysandbox.oci.validate import SPEC, validate, validate_process, validate_resources, warnings
 
 UINT32, UINT64, INT64 = 2**32, 2**64, 2**63
 
@@ -81,7 +85,7 @@ FIELDS: dict[str, list[str]] = {
     "line": """process.apparmorProfile process.selinuxLabel hostname domainname linux.mountLabel
         linux.cgroupsPath""".split(),
     "filled": """process.args[0] root.path mounts[0].destination linux.seccomp.syscalls[0].names[0]
-        vm.image.format""".split(),
+        """.split(),
     "absolute": ["process.cwd", "linux.devices[0].path", "linux.maskedPaths[0]", "linux.readonlyPaths[0]"]
     + ["vm.hypervisor.path", "vm.kernel.path", "vm.kernel.initrd", "vm.image.path", "vm.hwConfig.deviceTree"]
     + [f"hooks.{hook}[0].path" for hook in _HOOKS],
@@ -96,7 +100,12 @@ FIELDS: dict[str, list[str]] = {
     "uint32": """linux.devices[0].fileMode linux.resources.network.classID vm.hwConfig.irqs[0]
         linux.resources.network.priorities[0].priority linux.resources.rdma.mlx5_1.hcaHandles
         linux.resources.rdma.mlx5_1.hcaObjects""".split()
-    + [f"{path}[0].{name}" for path in _MAPS for name in ("containerID", "hostID", "size")],
+    + [f"{path}[0].{name}" for path in _MAPS for name in ("containerID", "hostID", "size")]
+    + [
+        f"linux.resources.blockIO.{name}[0].{number}"
+        for name in (*_THROTTLES, "weightDevice")
+        for number in ("major", "minor")
+    ],
     "uint64": """process.rlimits[0].soft process.rlimits[0].hard process.scheduler.runtime process.scheduler.deadline
         process.scheduler.period linux.resources.cpu.shares linux.resources.cpu.burst linux.resources.cpu.period
         linux.resources.cpu.realtimePeriod linux.resources.hugepageLimits[0].limit linux.seccomp.syscalls[0].args[0].value
@@ -139,6 +148,7 @@ SINGLE: dict[str, list[Any]] = {
     "linux.namespaces[0].path": [*_NOT_A_STRING, "x", "/a\0"],
     "linux.resources.devices[1].type": [*_NOT_A_STRING, "p", "u", "x"],
     "linux.resources.devices[1].major": [*_NOT_AN_INTEGER, -2, UINT32],
+    "linux.resources.devices[1].minor": [*_NOT_AN_INTEGER, -2, UINT32],
     "linux.resources.devices[1].access": [*_NOT_A_STRING, "", "x", "rwx"],
     "linux.resources.memory.swappiness": [*_NOT_AN_INTEGER, -1, 101],
     "linux.resources.cpu.cpus": [*_NOT_A_STRING, "0\n", "a", "0;1"],
@@ -150,6 +160,7 @@ SINGLE: dict[str, list[Any]] = {
     "linux.seccomp.syscalls[0].args[0].index": [*_NOT_AN_INTEGER, -1, 6],
     "linux.memoryPolicy.nodes": [*_NOT_A_STRING, "", "x", "1-0", "0-1-2", "-"],
     "linux.netDevices.eth7.name": [1, None, "a/b", "sixteen_bytes_xx"],
+    "vm.image.format": [*_NOT_A_STRING, "", "iso"],
     "vm.hwConfig.vcpus": [*_NOT_AN_INTEGER, 0, -1],
     "vm.hwConfig.memory": [*_NOT_AN_INTEGER, 0],
 }  # fmt: skip
@@ -175,6 +186,49 @@ GOLDEN += [(path, bad) for path, values in SINGLE.items() for bad in values]
 
 def test_the_golden_list_is_long() -> None:
     assert len(GOLDEN) > 1500
+
+
+def _objects(shape: Any, path: str = "") -> Iterator[tuple[str, Object]]:
+    """Yield every object of the schema: those below a shape, and those that modules keep for their own functions."""
+    if isinstance(shape, ModuleType):
+        for value in vars(shape).values():
+            yield from _objects(value, shape.__name__)
+    elif isinstance(shape, Object):
+        yield path, shape
+        for name, field in shape.fields.items():
+            yield from _objects(field, f"{path}.{name}")
+    elif isinstance(shape, Array):
+        yield from _objects(shape.shape, path)
+    elif isinstance(shape, Table):
+        yield from _objects(shape.value, path)
+
+
+_MODULES = (linux_rules, mount_rules, process_rules, resource_rules, seccomp_rules)
+_CHECKS = {
+    (id(found), name): (found, name)
+    for root in (SPEC, *_MODULES)
+    for _, found in _objects(root)
+    for name in found.fields
+    if name not in {"intelRdt", "closID", "schemata", "l3CacheSchema", "memBwSchema"} and "enable" not in name
+}
+
+
+@pytest.mark.parametrize(("found", "name"), _CHECKS.values(), ids=[name for _, name in _CHECKS.values()])
+def test_no_check_can_be_lost_unnoticed(found: Object, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list itself is tested: without the check of any one field, some bad spec of it passes or is blamed wrongly."""
+    monkeypatch.setitem(found.fields, name, lambda _: None)  # type: ignore[arg-type]
+
+    assert any(_noticed(path, bad) for path, bad in GOLDEN if name in keys_of(path)), name
+
+
+def _noticed(path: str, bad: Any) -> bool:
+    try:
+        validate(put(full_spec(), path, bad))
+    except InvalidArgument as error:
+        return not str(error).startswith(f"{path}: ")
+    except Exception:  # noqa: BLE001  a check further on met what this one should have stopped
+        return True
+    return True
 
 
 def test_the_spec_that_every_bad_one_starts_from_is_good() -> None:
@@ -417,6 +471,23 @@ def test_process_and_resources_say_their_own_path() -> None:
         validate_resources({"memory": {"limit": True}}, "resources")
     with pytest.raises(InvalidArgument, match=r"^resources: must be an object, not an array"):
         validate_resources([], "resources")
+
+
+@pytest.mark.parametrize(
+    ("user", "path"),
+    [({"uid": 70000}, "uid"), ({"gid": 70000}, "gid"), ({"additionalGids": [0, 70000]}, "additionalGids[1]")],
+)
+def test_a_process_of_exec_has_ids_that_its_container_maps(user: dict[str, Any], path: str) -> None:
+    container: Any = full_spec()
+    process = {"args": ["x"], "cwd": "/", "user": user}
+    validate_process(process, "process")
+
+    with pytest.raises(InvalidArgument) as refused:
+        validate_process(process, "process", container)
+
+    _assert_one_line(refused.value, f"process.user.{path}")
+    container["linux"]["namespaces"][5]["path"] = "/proc/1/ns/user"
+    validate_process(process, "process", container)
 
 
 def test_anything_but_an_object_is_no_spec() -> None:

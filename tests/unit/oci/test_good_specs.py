@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from precondition import requires
 from unit.oci.full_spec import full_spec, put
 
 from pysandbox.oci.default import default_spec
@@ -36,6 +38,21 @@ def test_the_default_spec_is_accepted_without_a_warning() -> None:
     validate(spec)
 
     assert warnings(spec) == []
+
+
+def test_the_default_spec_is_what_runc_spec_writes(tmp_path: Path) -> None:
+    requires("command runc")
+    subprocess.run(["runc", "spec"], cwd=tmp_path, check=True)
+    runcs = json.loads((tmp_path / "config.json").read_text())
+    ours: Any = default_spec(cgroup_namespace={"type": "cgroup"} in runcs["linux"]["namespaces"])
+
+    # Later versions of runc, and we, mask more and have no inheritable capabilities (CVE-2022-29162).
+    assert set(runcs["linux"].pop("maskedPaths")) <= set(ours["linux"].pop("maskedPaths"))
+    for name in ("inheritable", "ambient"):
+        runcs["process"]["capabilities"].pop(name, None)
+    for spec in (runcs, ours):
+        del spec["ociVersion"], spec["hostname"]
+    assert ours == runcs
 
 
 def test_the_default_spec_is_new_at_each_call() -> None:
