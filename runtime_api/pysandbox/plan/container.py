@@ -101,7 +101,7 @@ def init_plan(
         *_open_rootfs(spec, bundle, namespaces),
         *mounts.outer,
         *_set_slaves(devices.outer),
-        *([op.open_null("null")] if linux.get("maskedPaths") else []),
+        *_open_null(linux),
         *proc.outer,
         *raise_limits(process, host, user_namespace=namespaces.has("user")),
         *enter(namespaces, linux),
@@ -224,6 +224,14 @@ def _set_slaves(opened: Sequence[Operation]) -> list[Operation]:
     for operation in opened:
         operations += [operation, op.set_attributes(operation.arguments["slot"], propagation=mo.MS_SLAVE)]
     return operations
+
+
+def _open_null(linux: Linux) -> list[Operation]:
+    """Open what masks files, read-only: it is a node of the host, and root of the container could chmod it."""
+    if not linux.get("maskedPaths"):
+        return []
+    attributes = mo.MOUNT_ATTR_RDONLY | mo.MOUNT_ATTR_NOSUID | mo.MOUNT_ATTR_NOEXEC
+    return [op.open_null("null"), op.set_attributes("null", set=attributes, propagation=mo.MS_PRIVATE)]
 
 
 def _procfs(spec: Spec, linux: Linux, namespaces: Namespaces) -> Steps:

@@ -50,6 +50,7 @@ dumpable value=false
 open_tree slot=rootfs path=/bundle/rootfs recursive
 set_attributes slot=rootfs propagation=MS_SLAVE recursive
 open_null slot=null
+set_attributes slot=null set=MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NOEXEC propagation=MS_PRIVATE
 unshare kinds=["pid","network","ipc","uts","mount"]
 clone
 parent_death_signal signal=9
