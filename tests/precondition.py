@@ -61,7 +61,11 @@ def _capability(number: str) -> str:
 
 
 def _systemd(_: str) -> str:
-    return "" if Path("/run/systemd/system").is_dir() else "systemd does not run this host (the guest of `make soak` has it)"
+    return (
+        ""
+        if Path("/run/systemd/system").is_dir()
+        else "systemd does not run this host (the guest of `make soak` has it)"
+    )
 
 
 def _apparmor(_: str) -> str:
