@@ -163,13 +163,21 @@ def _object_hook(repeated: list[tuple[dict[str, Any], str]]) -> Callable[[list[t
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
         if len(members) != len(pairs):
-            names = [name for name, _ in pairs]
-            repeated.append((members, next(name for name in names if names.count(name) > 1)))
+            repeated.append((members, _first_repeated(pairs)))
         elif None in members.values():
             members = {name: value for name, value in pairs if value is not None}
         return members
 
     return build
+
+
+def _first_repeated(pairs: list[tuple[str, Any]]) -> str:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            break
+        seen.add(name)
+    return name
 
 
 def _integer_hook(excess: list[str]) -> Callable[[str], Any]:

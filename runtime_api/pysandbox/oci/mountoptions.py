@@ -198,7 +198,7 @@ class ParsedOptions:
 def parse_mount_options(options: Iterable[str]) -> ParsedOptions:
     """Put options together from left to right: a later one overrides an earlier one, as mount(8) has it."""
     parsed = ParsedOptions()
-    for name in options:
+    for name in filter(None, options):
         option = MOUNT_OPTIONS.get(name)
         if option is None:
             parsed.data.append(name)

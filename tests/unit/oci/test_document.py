@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,26 @@ def test_a_good_document_is_read(data: bytes, value: object) -> None:
     document = read_json(data, "config.json")
 
     assert value is None or document == value
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"{" + b",".join(b'"%d":1' % number for number in range(350_000)) + b',"349999":2}',
+        b"[" + b",".join([b"{}"] * 1_300_000) + b"]",
+        b"[" + b"9" * (SIZE_LIMIT - 2) + b"]",
+        b"[0." + b"9" * (SIZE_LIMIT - 4) + b"]",
+        b'{"' + b"a" * (SIZE_LIMIT - 10) + b'": NaN}',
+    ],
+    ids=["keys", "objects", "digits", "decimals", "name"],
+)
+def test_the_largest_document_takes_no_longer_than_its_size(data: bytes) -> None:
+    start = time.perf_counter()
+
+    with contextlib.suppress(InvalidArgument):
+        read_json(data, "config.json")
+
+    assert time.perf_counter() - start < 15  # a square of the size would take minutes
 
 
 @pytest.mark.parametrize("data", [b"[]", b"1", b'"x"', b"null", b"true"])

@@ -114,6 +114,7 @@ GOOD: dict[str, list[Any]] = {
         [{"destination": "relative", "type": "tmpfs"}],
         [{"destination": "/x", "source": ".", "options": ["bind"]}],
         [{"destination": "/x", "type": "bind", "source": "/y"}],
+        [{"destination": "/x", "source": "/y", "options": ["bind", "", "defaults"]}],
         [{"destination": "/x", "source": "/y", "options": ["rbind", "shared", "rro", "copy-symlink", "dest-nofollow"]}],
         [{"destination": "/", "options": ["remount", "ro"]}],
         [{"destination": "/x", "source": "/y", "options": ["bind", "idmap"]}],
