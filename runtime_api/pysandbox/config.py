@@ -44,13 +44,16 @@ def load_config(path: str | None) -> Config:
         raise InvalidArgument(f"{where}: no such file or directory") from None
     except OSError as error:
         raise InvalidArgument(f"{where}: {error.strerror}") from error
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if status.st_mode & 0o170000 != 0o100000 or status.st_size > SIZE_LIMIT:
             raise InvalidArgument(f"{where}: must be a regular file of at most {SIZE_LIMIT} bytes")
         if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
             raise PermissionDenied(f"{where}: must be owned by root and writable by nobody else")
-        return _parse(file.read(SIZE_LIMIT), where)
+        with open(descriptor, "rb", closefd=False) as file:
+            return _parse(file.read(SIZE_LIMIT), where)
+    finally:
+        os.close(descriptor)
 
 
 def _parse(text: bytes, where: str) -> Config:

@@ -63,9 +63,28 @@ def load_backend(name: str, config: Config) -> Backend:
 
 def entry(name: str) -> BackendEntry:
     """Load the entry point of that name, and only that, and return what it offers."""
+    provider = _only_provider(name)
     plugins = _plugin_manager()
     plugins.load_setuptools_entrypoints(_group(), name=name)
-    return _only_entry(plugins, name)
+    return _only_entry(plugins, name, provider)
+
+
+def _only_provider(name: str) -> str:
+    """Return the one distribution that announces a name. pluggy itself would take the first and drop the others."""
+    from importlib.metadata import distributions
+
+    providers = {
+        distribution.name: f"{distribution.name} {distribution.version}"
+        for distribution in distributions()
+        if any(point.group == _group() and point.name == name for point in distribution.entry_points)
+    }
+    if not providers:
+        raise NotFound(f"no backend {name!r}: no built-in and no entry point of {_group()!r} has that name")
+    if len(providers) > 1:
+        raise InvalidArgument(
+            f"backend {name!r} is offered more than once, by: {', '.join(sorted(providers.values()))}"
+        )
+    return next(iter(providers.values()))
 
 
 def entries() -> Iterator[tuple[str, str, BackendEntry | Exception]]:
@@ -100,23 +119,17 @@ def _plugin_manager() -> pluggy.PluginManager:
     return plugins
 
 
-def _only_entry(plugins: pluggy.PluginManager, name: str) -> BackendEntry:
-    """Check what the plugins offer under a name: exactly one, of our version, its hooks all known."""
-    pairs = plugins.list_plugin_distinfo()
-    providers = sorted({f"{info.project_name} {info.version}" for _, info in pairs})
-    if not pairs:
-        raise NotFound(f"no backend {name!r}: no built-in and no entry point {_group()!r} has that name")
-    if len(providers) > 1 or len(pairs) > 1:
-        raise InvalidArgument(f"backend {name!r} is offered more than once, by: {', '.join(providers)}")
-    _check_hooks(plugins, providers[0])
+def _only_entry(plugins: pluggy.PluginManager, name: str, provider: str) -> BackendEntry:
+    """Check what the plugin offers: one backend of that name, of our version, its hooks all known."""
+    _check_hooks(plugins, provider)
     offered = plugins.hook.pysandbox_register_backend()
     if len(offered) != 1 or offered[0].name != name:
         names = ", ".join(repr(one.name) for one in offered) or "nothing"
-        raise InvalidArgument(f"backend {name!r}: its plugin {providers[0]} offers {names}")
+        raise InvalidArgument(f"backend {name!r}: its plugin {provider} offers {names}")
     found: BackendEntry = offered[0]
     if found.api_version != API_VERSION:
         raise InvalidArgument(
-            f"backend {name!r} of {providers[0]} is for API version {found.api_version}, this is version {API_VERSION}"
+            f"backend {name!r} of {provider} is for API version {found.api_version}, this is version {API_VERSION}"
         )
     return found
 

@@ -251,13 +251,16 @@ def _read_file(directory: int, name: str, where: str) -> bytes:
     except OSError as error:
         text = "is a symbolic link" if error.errno == errno.ELOOP else str(error.strerror)
         raise Unavailable(f"{where}/{name}: {text}") from error
-    with open(descriptor, "rb", buffering=0) as file:
+    try:
         status = os.fstat(descriptor)
         if status.st_mode & 0o170000 != 0o100000:
             raise Unavailable(f"{where}/{name}: is not a regular file")
         if status.st_size > RECORD_LIMIT:
             raise Unavailable(f"{where}/{name}: {status.st_size} bytes are too many: at most {RECORD_LIMIT}")
-        return file.read(RECORD_LIMIT + 1)
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
+            return file.read(RECORD_LIMIT)
+    finally:
+        os.close(descriptor)
 
 
 def _write_file(directory: int, name: str, text: bytes) -> None:
