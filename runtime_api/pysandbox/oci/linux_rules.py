@@ -128,33 +128,41 @@ def _devices(value: Any) -> None:
             raise Bad(f"conflicts with another device at {quote(device['path'])}", index, "path")
 
 
-def _node_list(value: Any) -> None:
+def _nodes(value: Any) -> None:
     string(value)
-    for part in value.split(","):
+    for part in value.split(",") if value else ():
         ends = part.strip().split("-")
         if not all(end.isascii() and end.isdigit() and len(end) <= 4 for end in ends) or len(ends) > 2:
-            raise Bad(f"invalid list of nodes {quote(value)}")
+            raise Bad(f"invalid memory policy node {quote(part)}")
         if int(ends[0]) > int(ends[-1]):
-            raise Bad(f"invalid range {quote(part)}")
+            raise Bad(f"invalid memory policy node range {quote(part)}")
 
 
 def _memory_policy(policy: MemoryPolicy) -> None:
-    mode, flags = policy["mode"], policy.get("flags", [])
+    """Say what set_mempolicy(2) would only call an invalid argument."""
+    mode, nodes, flags = policy.get("mode", ""), policy.get("nodes", ""), policy.get("flags", [])
+    if not mode:
+        if nodes or flags:
+            raise Bad("invalid memory policy mode: it is required with nodes or flags", "mode")
+        return
+    refused = f"set_mempolicy(2) refuses {{}} {mode}: invalid argument"
     if mode in {"MPOL_DEFAULT", "MPOL_LOCAL"}:
-        if policy.get("nodes"):
-            raise Bad(f"must be empty for {mode}", "nodes")
-        if flags:
-            raise Bad(f"must be empty for {mode}", "flags")
-    elif not policy.get("nodes") and mode != "MPOL_PREFERRED":
-        raise Bad(f"is required for {mode}", "nodes")
+        for name in ("nodes", "flags"):
+            if policy.get(name):
+                raise Bad(refused.format(f"{name} with"), name)
+    elif not nodes and mode != "MPOL_PREFERRED":
+        raise Bad(refused.format("to do without nodes for"), "nodes")
     if "MPOL_F_STATIC_NODES" in flags and "MPOL_F_RELATIVE_NODES" in flags:
-        raise Bad("MPOL_F_STATIC_NODES and MPOL_F_RELATIVE_NODES exclude each other", "flags")
+        raise Bad(refused.format("static and relative nodes together with"), "flags")
 
 
-def _nodes(value: Any) -> None:
+def _memory_policy_mode(value: Any) -> None:
     string(value)
     if value:
-        _node_list(value)
+        _MODE(value)
+
+
+_MODE = Choice("memory policy mode", MEMORY_POLICY_MODES, "invalid")
 
 
 def _clos_id(value: Any) -> None:
@@ -243,11 +251,10 @@ LINUX = Object(
         ),
         "memoryPolicy": Object(
             {
-                "mode": Choice("memory policy mode", MEMORY_POLICY_MODES),
+                "mode": _memory_policy_mode,
                 "nodes": _nodes,
-                "flags": Array(Choice("memory policy flag", MEMORY_POLICY_FLAGS)),
+                "flags": Array(Choice("memory policy flag", MEMORY_POLICY_FLAGS, "invalid")),
             },
-            ("mode",),
             rule=_memory_policy,
         ),
     }
@@ -268,7 +275,7 @@ def check_namespaced(spec: Spec) -> None:
             if linux.get(name):
                 raise Bad("unable to restrict sys entries without a private MNT namespace", "linux", name)
     if linux.get("netDevices") and "network" not in kinds:
-        raise Bad("unable to move network devices without a private NET namespace", "linux", "netDevices")
+        raise Bad("unable to move network devices without a NET namespace", "linux", "netDevices")
     _check_time(linux, kinds)
     _check_sysctls(linux, kinds)
 

@@ -66,17 +66,17 @@ class Integer:
 class Choice:
     """One of some strings."""
 
-    __slots__ = ("names", "noun")
+    __slots__ = ("names", "noun", "word")
 
-    def __init__(self, noun: str, names: Collection[str]) -> None:
-        self.noun, self.names = noun, frozenset(names)
+    def __init__(self, noun: str, names: Collection[str], word: str = "unknown") -> None:
+        self.noun, self.names, self.word = noun, frozenset(names), word
 
     def __call__(self, value: Any) -> None:
         """Raise Bad unless the value has this shape."""
         if type(value) is not str:
             raise Bad(f"must be a string, not {kind(value)}")
         if value not in self.names:
-            raise Bad(f"unknown {self.noun} {quote(value)}")
+            raise Bad(f"{self.word} {self.noun} {quote(value)}")
 
 
 class Array:

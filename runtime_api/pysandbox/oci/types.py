@@ -326,12 +326,12 @@ class Personality(TypedDict):
     flags: NotRequired[list[str]]
 
 
-class MemoryPolicy(TypedDict):
-    """set_mempolicy(2)."""
+class MemoryPolicy(TypedDict, total=False):
+    """set_mempolicy(2); without a mode it is none."""
 
     mode: str
-    nodes: NotRequired[str]
-    flags: NotRequired[list[str]]
+    nodes: str
+    flags: list[str]
 
 
 class NetDevice(TypedDict, total=False):

@@ -376,11 +376,11 @@ TOGETHER: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "personality flag": ({"linux.personality.flags": ["X"]}, "linux.personality.flags[0]", "unknown personality flag"),
     "nodes for a mode without": (
-        {"linux.memoryPolicy": {"mode": "MPOL_LOCAL", "nodes": "0"}}, "linux.memoryPolicy.nodes", "must be empty"
+        {"linux.memoryPolicy": {"mode": "MPOL_LOCAL", "nodes": "0"}}, "linux.memoryPolicy.nodes", "set_mempolicy(2) refuses nodes with MPOL_LOCAL: invalid argument"
     ),
     "two kinds of nodes": (
         {"linux.memoryPolicy.flags": ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]},
-        "linux.memoryPolicy.flags", "exclude each other",
+        "linux.memoryPolicy.flags", "static and relative nodes together",
     ),
     "intelRdt": ({"linux.intelRdt": {"closID": "x"}}, "linux.intelRdt", "not supported"),
     "intelRdt that climbs": ({"linux.intelRdt": {"closID": ".."}}, "linux.intelRdt.closID", "invalid"),
@@ -407,7 +407,7 @@ NEEDS_NAMESPACE = {
             "domainname": "unable to set domainname without a private UTS namespace"},
     "mount": {"linux.maskedPaths": "unable to restrict sys entries without a private MNT namespace",
               "linux.readonlyPaths": "unable to restrict sys entries without a private MNT namespace"},
-    "network": {"linux.netDevices": "unable to move network devices without a private NET namespace",
+    "network": {"linux.netDevices": "unable to move network devices without a NET namespace",
                 'linux.sysctl["net.ipv4.ip_forward"]': "not allowed in host network namespace"},
     "ipc": {'linux.sysctl["kernel.sem"]': "is not allowed in the hosts ipc namespace",
             'linux.sysctl["fs.mqueue.msg_max"]': "is not allowed in the hosts ipc namespace"},

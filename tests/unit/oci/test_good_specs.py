@@ -143,7 +143,12 @@ GOOD: dict[str, list[Any]] = {
     ],
     "linux.rootfsPropagation": ["", "shared", "rprivate", "unbindable"],
     "linux.uidMappings": [[{"containerID": 1, "hostID": 1000, "size": 1}]],
-    "linux.memoryPolicy": [{"mode": "MPOL_DEFAULT"}, {"mode": "MPOL_PREFERRED", "nodes": ""}],
+    "linux.memoryPolicy": [
+        {},
+        {"mode": "", "nodes": "", "flags": []},
+        {"mode": "MPOL_DEFAULT"},
+        {"mode": "MPOL_PREFERRED", "nodes": ""},
+    ],
     "linux.personality": [{"domain": "LINUX"}],
     "linux.timeOffsets": [{}],
 }
