@@ -33,7 +33,9 @@ class Engine:
 
     def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> Completed:
         """Run one engine command to its end."""
-        return call([*self.command, *arguments], self.environment, stdin=stdin, timeout=timeout)
+        # conmon drops files into the directory that podman was called in.
+        command = [*self.command, *arguments]
+        return call(command, self.environment, stdin=stdin, timeout=timeout, cwd=self.directory)
 
     def ok(self, *arguments: str, stdin: str | None = None) -> str:
         """Run an engine command that has to succeed, and return what it printed."""

@@ -48,12 +48,17 @@ class Daemon:
 
 
 def call(
-    command: Sequence[str], environment: Mapping[str, str], *, stdin: str | None = None, timeout: float = 60
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    stdin: str | None = None,
+    timeout: float = 60,
+    cwd: Path | None = None,
 ) -> Completed:
     """Run a client to its end; stdin is /dev/null unless text is given."""
     source: dict[str, object] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     done = subprocess.run(
-        command, env=dict(environment), capture_output=True, text=True, timeout=timeout, check=False, **source
+        command, env=dict(environment), cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False, **source
     )  # type: ignore[call-overload]
     print(f"$ {' '.join(command)}\n[{done.returncode}] {done.stdout}{done.stderr}")
     return done

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 from precondition import requires
 
 if TYPE_CHECKING:
@@ -59,8 +58,10 @@ def test_more_memory_than_allowed_is_reported_as_oom(engine: Engine) -> None:
 
     assert engine.wait(container) == 137
     if engine.name == "podman" and not V2:
-        pytest.skip("conmon 2.1 sees no OOM event on cgroup v1, under runc either; the kill was checked")
-    assert engine.inspect(container, "State.OOMKilled") == "true"
+        # Debian 12's conmon sees the event and notes it, but not where podman looks for it: under runc neither.
+        assert (engine.directory / "oom").exists()
+    else:
+        assert engine.inspect(container, "State.OOMKilled") == "true"
 
 
 def test_update_changes_a_running_container(engine: Engine) -> None:
