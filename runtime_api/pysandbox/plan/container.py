@@ -13,7 +13,7 @@ Decisions of this module:
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from pysandbox.errors import InvalidArgument
 from pysandbox.oci import mountoptions as mo
@@ -35,6 +35,7 @@ from pysandbox.plan.steps import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any, Protocol
 
     from pysandbox.backend import Options
     from pysandbox.oci.types import Linux, Mount, Spec
@@ -42,6 +43,13 @@ if TYPE_CHECKING:
     from pysandbox.plan.mounts import CgroupMount
     from pysandbox.plan.namespaces import Namespaces
     from pysandbox.plan.operation import Operation
+
+    class Cgroup(Protocol):
+        """What planning asks of a cgroup."""
+
+        def mounts(self) -> Sequence[CgroupMount]:
+            """Return what a mount of type `cgroup` is made of."""
+
 
 _PROPAGATION = {
     "": 0,
@@ -54,13 +62,6 @@ _PROPAGATION = {
     "unbindable": mo.MS_UNBINDABLE,
     "runbindable": mo.MS_UNBINDABLE | mo.MS_REC,
 }
-
-
-class Cgroup(Protocol):
-    """What planning asks of a cgroup."""
-
-    def mounts(self) -> Sequence[CgroupMount]:
-        """Return what a mount of type `cgroup` is made of."""
 
 
 def init_plan(

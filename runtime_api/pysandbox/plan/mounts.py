@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pysandbox.errors import InvalidArgument
 from pysandbox.oci import mountoptions as mo
@@ -37,10 +37,26 @@ from pysandbox.plan.steps import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Protocol
 
     from pysandbox.oci.mountoptions import ParsedOptions
     from pysandbox.oci.types import Mount
     from pysandbox.plan.operation import Operation
+
+    class CgroupMount(Protocol):
+        """One hierarchy, as `pysandbox.cgroup` describes it: read its `CgroupMount`."""
+
+        @property
+        def version(self) -> int: ...  # noqa: D102
+        @property
+        def name(self) -> str: ...  # noqa: D102
+        @property
+        def source(self) -> str: ...  # noqa: D102
+        @property
+        def options(self) -> str: ...  # noqa: D102
+        @property
+        def links(self) -> Sequence[str]: ...  # noqa: D102
+
 
 #: What LXCFS and the like put over procfs; runc allows the same.
 ALLOWED_UNDER_PROC = frozenset(
@@ -64,21 +80,6 @@ _ATIME = mo.MS_NOATIME | mo.MS_NODIRATIME | mo.MS_RELATIME | mo.MS_STRICTATIME
 _ACCESS = mo.MOUNT_ATTR_RDONLY | mo.MOUNT_ATTR_NOSUID | mo.MOUNT_ATTR_NODEV | mo.MOUNT_ATTR_NOEXEC
 _LONGEST_VALUE = 255  # fsconfig(2) takes strings of up to 256 bytes with the terminating NUL
 _LONGEST_DATA = 4095  # mount(2) takes one page
-
-
-class CgroupMount(Protocol):
-    """One hierarchy, as `pysandbox.cgroup` describes it: read its `CgroupMount`."""
-
-    @property
-    def version(self) -> int: ...  # noqa: D102
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def source(self) -> str: ...  # noqa: D102
-    @property
-    def options(self) -> str: ...  # noqa: D102
-    @property
-    def links(self) -> Sequence[str]: ...  # noqa: D102
 
 
 @dataclass(slots=True, kw_only=True)
