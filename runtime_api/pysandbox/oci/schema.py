@@ -145,7 +145,11 @@ class Table:
 
 
 class Object:
-    """An object with known fields; unknown ones pass. `rule` looks at the whole once every field has its shape."""
+    """An object with known fields; unknown ones pass. `rule` looks at the whole once every field has its shape.
+
+    A name that differs from a field's in case only *is* that field, as for every program in Go that reads the same
+    file: to let "Seccomp" pass as unknown would be to run without seccomp. It gets its right name, in place.
+    """
 
     __slots__ = ("fields", "required", "rule")
 
@@ -156,10 +160,13 @@ class Object:
         """Raise Bad unless the value has this shape."""
         if type(value) is not dict:
             raise Bad(f"must be an object, not {kind(value)}")
+        fields = self.fields
+        unknown = value.keys() - fields.keys()
+        if unknown:
+            self._rename(value, unknown)
         for name in self.required:
             if name not in value:
                 raise Bad("is required", name)
-        fields = self.fields
         for name, member in value.items():
             shape = fields.get(name)
             if shape is not None:
@@ -170,6 +177,16 @@ class Object:
                     raise
         if self.rule is not None:
             self.rule(value)
+
+    def _rename(self, value: dict[str, Any], unknown: set[str]) -> None:
+        folded = {field.casefold(): field for field in self.fields}
+        for name in sorted(str(name) for name in unknown):
+            field = folded.get(name.casefold())
+            if field is None:
+                continue
+            if field in value:
+                raise Bad(f"duplicate key: {quote(field)} is there too", name)
+            value[field] = value.pop(name)
 
 
 def boolean(value: Any) -> None:

@@ -42,7 +42,10 @@ HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "post
 
 
 def validate(spec: Any) -> None:
-    """Check a whole spec. Raises InvalidArgument: `linux.namespaces[2].type: unknown namespace "foo"`."""
+    """Check a whole spec. Raises InvalidArgument: `linux.namespaces[2].type: unknown namespace "foo"`.
+
+    Changes nothing but names of known properties in the wrong case, which get the right one.
+    """
     try:
         SPEC(spec)
         check_mounts(spec)

@@ -490,6 +490,30 @@ def test_a_process_of_exec_has_ids_that_its_container_maps(user: dict[str, Any],
     validate_process(process, "process", container)
 
 
+@pytest.mark.parametrize(
+    ("where", "name"), [("", "PROCESS"), ("process", "Args"), ("linux", "\u017feccomp"), ("linux.seccomp", "SysCalls")]
+)
+def test_a_property_twice_in_two_cases_is_refused(where: str, name: str) -> None:
+    """One reader would take the first, another the last."""
+    spec = full_spec()
+    node: Any = spec
+    for key in keys_of(where):
+        node = node[key]
+    node[name] = {}
+
+    with pytest.raises(InvalidArgument, match="duplicate key"):
+        validate(spec)
+
+
+def test_a_property_in_another_case_is_checked() -> None:
+    spec = full_spec()
+    spec["linux"]["Seccomp"] = {"DefaultAction": "SCMP_ACT_NO"}
+    del spec["linux"]["seccomp"]
+
+    with pytest.raises(InvalidArgument, match=r'^linux\.seccomp\.defaultAction: unknown seccomp action "SCMP_ACT_NO"$'):
+        validate(spec)
+
+
 def test_anything_but_an_object_is_no_spec() -> None:
     for spec in (None, [], "", 0, True):
         with pytest.raises(InvalidArgument, match="must be an object"):

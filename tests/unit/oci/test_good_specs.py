@@ -81,6 +81,21 @@ def _is_table(spec: Any, node: Any) -> bool:
     return any(node is table for table in tables)
 
 
+def test_a_property_in_another_case_is_that_property() -> None:
+    """As for runc. To pass over "Seccomp" as unknown would be to run without it."""
+    spec: Any = json.loads(json.dumps(full_spec()), object_pairs_hook=lambda pairs: {k.upper(): v for k, v in pairs})
+    expected = full_spec()
+    spec["ANNOTATIONS"] = expected["annotations"]
+    for table in ("sysctl", "timeOffsets", "netDevices"):
+        spec["LINUX"][table.upper()] = expected["linux"][table]
+    for table in ("rdma", "unified"):
+        spec["LINUX"]["RESOURCES"][table.upper()] = expected["linux"]["resources"][table]
+
+    validate(spec)
+
+    assert spec == expected
+
+
 def test_sections_of_other_platforms_are_not_looked_at() -> None:
     spec: Any = {**default_spec(), "windows": 1, "solaris": "x", "zos": []}
 
