@@ -509,12 +509,24 @@ pub fn clone(flags: u64, cgroup: Option<BorrowedFd>) -> Result<Option<i32>> {
         arguments.cgroup = fd.as_raw_fd() as u64;
     }
     // The child gets a copy of this process, which has one thread: nothing in it can be held by another.
-    let pid = check(syscall!(
+    let made = check(syscall!(
         libc::SYS_clone3,
         &arguments,
         size_of::<CloneArgs>()
-    ))?;
+    ));
+    let pid = match made {
+        // What a seccomp profile answers that cannot look into clone3's arguments: hooks run behind it.
+        Err(Errno(libc::ENOSYS | libc::EPERM)) if cgroup.is_none() => {
+            check(clone_legacy(flags | libc::SIGCHLD as u64))?
+        }
+        made => made?,
+    };
     Ok(if pid == 0 { None } else { Some(pid as i32) })
+}
+
+fn clone_legacy(flags: u64) -> libc::c_long {
+    let none = 0u64;
+    syscall!(libc::SYS_clone, flags, none, none, none, none)
 }
 
 /// Wait for a child to end; the status as wait(2) gives it.

@@ -8,7 +8,7 @@ One JSON object in each datagram. From the executor:
 
     {"step": i, "op": name, "ns": CLOCK_MONOTONIC}    only when the plan has "trace": true
     {"stop": name}                                     waits for {"go": true}
-    {"pid": n}                                         after clone, from the outer process, before anything of the child's
+    {"pid": n}                                         after clone, before anything that the child says
     {"descriptor": name}                               with one SCM_RIGHTS descriptor
     {"listener": n}                                    number of the seccomp descriptor in that process; waits for go
     {"error": {"op", "index", "call", "path", "errno", "text"}}   the last datagram; the process exits with 1
@@ -133,7 +133,8 @@ class Launch:
             self.abort()
             raise DeadlineExceeded(f"the executor has said nothing for {timeout:g} s") from None
         if not data:
-            return self._ended()
+            self._ended()
+            return None
         message = json.loads(data)
         if "error" in message:
             error = ExecutorError(**message["error"])
@@ -158,7 +159,9 @@ class Launch:
         ]
         return data, descriptors[0] if descriptors else None
 
-    def _interpret(self, message: Mapping[str, Any], descriptor: int | None) -> Step | Stop | Pid | Descriptor | Listener:
+    def _interpret(
+        self, message: Mapping[str, Any], descriptor: int | None
+    ) -> Step | Stop | Pid | Descriptor | Listener:
         match message:
             case {"step": index, "op": op, "ns": ns}:
                 return Step(index, op, ns)
@@ -344,7 +347,7 @@ def _executable_memfd() -> int:
 def _copy(source: int, target: int) -> None:
     rest = os.fstat(source).st_size
     while rest:
-        copied = os.sendfile(target, source, None, rest)  # type: ignore[arg-type]
+        copied = os.sendfile(target, source, None, rest)
         if not copied:
             raise Unavailable("the executor's file was cut short while it was read")
         rest -= copied

@@ -1,6 +1,5 @@
 //! OCI hooks that run in the container's namespaces.
 
-use crate::executor::Executor;
 use crate::plan::{Hook, Text};
 use crate::report::{Context, Failure, Outcome};
 use crate::sys;
@@ -13,8 +12,7 @@ const LONGEST: u64 = 24 * 3600;
 /// How much of a hook's output goes into the error.
 const MOST_OUTPUT: usize = 4096;
 
-pub fn run_hooks(executor: &Executor, kind: &Text, hooks: &[Hook], state: &Value) -> Outcome {
-    let _ = executor;
+pub fn run_hooks(kind: &Text, hooks: &[Hook], state: &Value) -> Outcome {
     let mut state = state.clone();
     state["pid"] = sys::getpid().into();
     let state = state.to_string();
@@ -45,8 +43,14 @@ fn run_hook(hook: &Hook, state: &[u8]) -> Outcome {
         let _ = sys::kill(pid, libc::SIGKILL);
     }
     let status = sys::waitpid(pid).at("waitpid", path)?;
-    let output = watch.at("poll", path)?;
-    judge(path, hook, status, &output)
+    let output = watch.map_err(|errno| {
+        let text = match errno {
+            sys::Errno(libc::ETIMEDOUT) => format!("{path}: timed out"),
+            errno => format!("{path}: {}", errno.text()),
+        };
+        Failure::new("hook", path, errno.0, text)
+    })?;
+    judge(path, status, &output)
 }
 
 /// In the child: stdio, nothing else, and the hook's program.
@@ -136,8 +140,7 @@ fn wait_end(process: BorrowedFd, deadline: u64) -> sys::Result<()> {
 }
 
 /// Turn a hook's wait status into an outcome.
-fn judge(path: &str, hook: &Hook, status: i32, output: &[u8]) -> Outcome {
-    let _ = hook;
+fn judge(path: &str, status: i32, output: &[u8]) -> Outcome {
     if libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0 {
         return Ok(());
     }

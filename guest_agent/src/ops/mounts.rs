@@ -424,6 +424,7 @@ fn make_empty() -> sys::Result<OwnedFd> {
     for key in [c"nr_blocks", c"nr_inodes"] {
         sys::fsconfig_set(context.as_fd(), key, Some(c"1"))?;
     }
+    sys::fsconfig_set(context.as_fd(), c"source", Some(c"tmpfs"))?;
     sys::fsconfig_set(context.as_fd(), c"mode", Some(c"755"))?;
     sys::fsconfig_create(context.as_fd())?;
     const ATTRIBUTES: u64 = sys::MOUNT_ATTR_RDONLY

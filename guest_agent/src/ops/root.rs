@@ -20,7 +20,7 @@ pub fn attach_root(executor: &mut Executor, slot: &Text) -> Outcome {
         Failure::new("slot", slot.as_str(), libc::EBADF, text)
     })?;
     // pivot_root(2) refuses a new root that is shared.
-    let private = attributes(0, 0, libc::MS_PRIVATE as u64);
+    let private = attributes(0, 0, libc::MS_PRIVATE);
     sys::mount_setattr(mount.as_fd(), false, &private).at("mount_setattr", slot.as_str())?;
     let top = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY).at("open", "/")?;
     sys::move_mount(mount.as_fd(), top.as_fd()).at("move_mount", "/")?;
@@ -48,7 +48,7 @@ pub fn pivot_root(executor: &Executor) -> Outcome {
     sys::pivot_root(c".", c".").at("pivot_root", ".")?;
     sys::fchdir(old.as_fd()).at("fchdir", "old root")?;
     // Taking the old mounts off must not propagate to the host's.
-    let slave = libc::MS_SLAVE as u64 | libc::MS_REC as u64;
+    let slave = libc::MS_SLAVE | libc::MS_REC;
     sys::mount(None, c".", None, slave, None).at("mount", "old root")?;
     sys::umount_detach(c".").at("umount2", "old root")?;
     sys::chdir(c"/").at("chdir", "/")
@@ -67,7 +67,7 @@ fn hide_host_mount(path: &CStr) -> Outcome {
     const MOST_LAYERS: usize = 64;
     let name = path.to_str().unwrap_or("");
     for _ in 0..MOST_LAYERS {
-        let slave = libc::MS_SLAVE as u64 | libc::MS_REC as u64;
+        let slave = libc::MS_SLAVE | libc::MS_REC;
         let detached =
             sys::mount(None, path, None, slave, None).and_then(|()| sys::umount_detach(path));
         match detached {
