@@ -38,6 +38,7 @@ def load_bundle(path: str) -> Bundle:
     spec = _read_config(directory)
     validate(spec)
     _refuse_host_network(spec)
+    _refuse_other_maps(spec)
     _fill_in(spec["process"])
     return Bundle(directory, spec, _rootfs(directory, spec["root"]["path"]))
 
@@ -125,6 +126,35 @@ def _refuse_host_network(spec: Spec) -> None:
             for key in linux.get("sysctl", ()):
                 if key.startswith(("net.", "net/")):
                     raise InvalidArgument(f'linux.sysctl: sysctl "{key}" not allowed in host network namespace')
+
+
+def _refuse_other_maps(spec: Spec) -> None:
+    """Refuse maps that are not those of the user namespace that is joined: half of what is set up would be wrong.
+
+    Seen only where the path names a process: of a pinned namespace nobody can tell the maps from outside.
+    """
+    linux = spec.get("linux", {})
+    for namespace in linux.get("namespaces", ()):
+        parts = namespace.get("path", "").split("/")
+        if namespace["type"] != "user" or len(parts) != 5 or [parts[1], *parts[3:]] != ["proc", "ns", "user"]:
+            continue
+        for name, file in (("uidMappings", "uid_map"), ("gidMappings", "gid_map")):
+            mappings: Any = linux.get(name)
+            if mappings and _maps_of(f"/proc/{parts[2]}/{file}") != {
+                (mapping["containerID"], mapping["hostID"], mapping["size"]) for mapping in mappings
+            }:
+                raise InvalidArgument(
+                    f"linux.{name}: user namespaces enabled, but both namespace path and non-matching mapping specified"
+                    " -- you may only provide one"
+                )
+
+
+def _maps_of(path: str) -> set[tuple[int, ...]]:
+    try:
+        with open(path, encoding="ascii") as file:
+            return {tuple(map(int, text.split())) for text in file}
+    except OSError as error:
+        raise InvalidArgument(f"{path}: {_reason(error)}") from None
 
 
 def _is_ours(path: str, place: str) -> bool:

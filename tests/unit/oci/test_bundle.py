@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
+from precondition import requires
 
 from pysandbox.errors import InvalidArgument
 from pysandbox.oci.bundle import load_bundle, load_process, load_resources
 from pysandbox.oci.default import default_spec
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def _make(directory: Path, **changes: Any) -> Path:
@@ -150,6 +149,31 @@ def test_a_network_that_is_not_there(tmp_path: Path) -> None:
     _make(tmp_path / "b", linux=linux)
 
     assert _refusal(tmp_path / "b") == f"linux.namespaces[1].path: {tmp_path}/none: no such file or directory"
+
+
+@pytest.mark.parametrize(("size", "refused"), [(2**32 - 1, False), (65536, True)])
+def test_maps_beside_a_joined_user_namespace_are_its_own(tmp_path: Path, size: int, refused: bool) -> None:
+    requires("root")
+    if Path("/proc/self/uid_map").read_text().split() != ["0", "0", str(2**32 - 1)]:
+        pytest.skip("needs the first user namespace")
+    linux: Any = default_spec()["linux"]
+    linux["namespaces"].append({"type": "user", "path": f"/proc/{os.getpid()}/ns/user"})
+    linux["uidMappings"] = linux["gidMappings"] = [{"containerID": 0, "hostID": 0, "size": size}]
+    _make(tmp_path / "b", linux=linux)
+
+    if refused:
+        assert "both namespace path and non-matching mapping specified" in _refusal(tmp_path / "b")
+    else:
+        load_bundle(str(tmp_path / "b"))
+
+
+def test_a_user_namespace_of_a_process_that_is_gone(tmp_path: Path) -> None:
+    linux: Any = default_spec()["linux"]
+    linux["namespaces"].append({"type": "user", "path": "/proc/4194999/ns/user"})
+    linux["uidMappings"] = linux["gidMappings"] = [{"containerID": 0, "hostID": 0, "size": 1}]
+    _make(tmp_path / "b", linux=linux)
+
+    assert _refusal(tmp_path / "b") == "/proc/4194999/uid_map: no such file or directory"
 
 
 def test_no_descriptor_is_left(tmp_path: Path) -> None:
