@@ -24,6 +24,7 @@ from pysandbox.plan.namespaces import enter, id_maps, offsets_text, read_namespa
 from pysandbox.plan.plan import Plan
 from pysandbox.plan.process import (
     execute,
+    hook_environment,
     outer_beginning,
     process_part,
     raise_limits,
@@ -98,7 +99,7 @@ def init_plan(
     devices = plan_devices(spec, host, user_namespace=namespaces.has("user"))
     proc = _procfs(spec, linux, namespaces)
     operations = [
-        *outer_beginning(process, into_cgroup=into_cgroup),
+        *outer_beginning(process, host.cpus, into_cgroup=into_cgroup),
         *_open_rootfs(spec, bundle, namespaces),
         *mounts.outer,
         *_set_slaves(devices.outer),
@@ -124,7 +125,7 @@ def init_plan(
         *process_part(process, linux, host, warnings, debug, extra_env=extra_env),
         op.stop("ready"),
         op.wait_start(),
-        *_hooks(spec, "startContainer", state, "created"),
+        *_hooks(spec, "startContainer", state, "created", hook_environment(process, extra_env)),
         op.close_descriptors(preserved),
         execute(process, extra_env),
     ]
@@ -259,11 +260,13 @@ def _network(linux: Linux, namespaces: Namespaces) -> list[Operation]:
     return operations
 
 
-def _hooks(spec: Spec, kind: str, state: Mapping[str, Any], status: str) -> list[Operation]:
+def _hooks(spec: Spec, kind: str, state: Mapping[str, Any], status: str, env: Sequence[str] = ()) -> list[Operation]:
+    """Run hooks inside. `env` is for those without one of their own: startContainer's get the process's, as in runc."""
     hooks = (spec.get("hooks") or {}).get(kind)
     if not hooks:
         return []
-    return [op.run_hooks(kind, hooks, {**state, "status": status})]  # type: ignore[arg-type]
+    complete = [{"env": list(env), **hook} for hook in hooks] if env else hooks  # type: ignore[attr-defined]
+    return [op.run_hooks(kind, complete, {**state, "status": status})]  # type: ignore[arg-type]
 
 
 def _change_root(namespaces: Namespaces, options: Options, propagation: int) -> list[Operation]:

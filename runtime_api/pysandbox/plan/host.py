@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pysandbox.oci.types import Spec
 
@@ -17,7 +17,8 @@ class Host:
     """What the kernel has.
 
     `limits` maps RLIMIT_* numbers to (soft, hard) of this process; it is gathered only for a spec with a user
-    namespace, where a limit must be raised before the namespace is entered.
+    namespace, where a limit must be raised before the namespace is entered. `cpus` are all that the kernel may ever
+    have, where this process is bound to fewer: the container is not, whoever ran us under taskset(1) (runc's rule).
     """
 
     apparmor: bool = False
@@ -25,15 +26,17 @@ class Host:
     last_capability: int = 40
     kcore: bool = True
     limits: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    cpus: Sequence[int] = ()
 
 
 def host_facts(spec: Spec | None = None) -> Host:
-    """Read the facts: four small files, no subprocess."""
+    """Read the facts: five small files, no subprocess."""
     return Host(
         apparmor=_read("/sys/module/apparmor/parameters/enabled")[:1] == b"Y",
         selinux=os.path.exists("/sys/fs/selinux/enforce"),
         last_capability=int(_read("/proc/sys/kernel/cap_last_cap") or b"40"),
         kcore=os.path.exists("/proc/kcore"),
+        cpus=_cpus_beyond_ours(),
         limits=_limits() if spec is not None and _has_user_namespace(spec) else {},
     )
 
@@ -41,6 +44,13 @@ def host_facts(spec: Spec | None = None) -> Host:
 def _has_user_namespace(spec: Spec) -> bool:
     linux = spec.get("linux") or {}
     return any(namespace.get("type") == "user" for namespace in linux.get("namespaces") or ())
+
+
+def _cpus_beyond_ours() -> Sequence[int]:
+    """Return all possible CPUs if some of them are not this process's. /sys names them `0` or `0-N`."""
+    last = _read("/sys/devices/system/cpu/possible").rpartition(b"-")[2]
+    count = int(last) + 1 if last.isdigit() else 0
+    return range(count) if count > len(os.sched_getaffinity(0)) else ()
 
 
 def _limits() -> dict[int, tuple[int, int]]:

@@ -101,9 +101,11 @@ def exec_plan(
     linux = spec.get("linux") or {}
     user_namespace = "user" in namespaces
     affinity = process.get("execCPUAffinity") or {}
-    operations = outer_beginning(process, into_cgroup=into_cgroup)
+    operations = outer_beginning(process, () if affinity else host.cpus, into_cgroup=into_cgroup)
     if affinity.get("initial"):
-        operations.append(op.cpu_affinity(_numbers(affinity["initial"], "process.execCPUAffinity.initial")))
+        cpus = _numbers(affinity["initial"], "process.execCPUAffinity.initial")
+        debug.append(f"nsexec: affinity: {sum(1 << cpu for cpu in cpus):#x}")  # runc's words, which its tests look for
+        operations.append(op.cpu_affinity(cpus))
     labelled = bool(process.get("apparmorProfile") or process.get("selinuxLabel"))
     if user_namespace and labelled:
         operations.append(op.open_tree("proc", "/proc", recursive=False))
@@ -136,9 +138,14 @@ def _insert_before_credentials(operations: list[Operation], operation: Operation
 # -- the outer process -------------------------------------------------------------------------------------------------
 
 
-def outer_beginning(process: Process, *, into_cgroup: bool) -> list[Operation]:
-    """Begin a plan: everything counts for the container, nobody outlives the caller, and nobody looks in."""
+def outer_beginning(process: Process, cpus: Sequence[int], *, into_cgroup: bool) -> list[Operation]:
+    """Begin a plan: everything counts for the container, nobody outlives the caller, and nobody looks in.
+
+    `cpus` are given where the caller's affinity must not be inherited; its cpuset limits them.
+    """
     operations = [] if into_cgroup else [op.stop("cgroup")]
+    if cpus:
+        operations.append(op.cpu_affinity(list(cpus)))
     operations.append(op.parent_death_signal(9))
     adjustment = process.get("oomScoreAdj")
     if adjustment is not None:
@@ -338,7 +345,7 @@ def _credentials(process: Process, linux: Linux, host: Host, warnings: list[str]
     possible = masks["permitted"] & masks["inheritable"]
     if masks["ambient"] & ~possible:
         names = [name for name, bit in CAPABILITIES.items() if masks["ambient"] & ~possible & 1 << bit]
-        warnings.append(f"can't raise ambient capabilities that are not also inheritable: {', '.join(names)}")
+        warnings += [f"can't raise ambient capability {name}: not permitted and inheritable" for name in names]
         masks["ambient"] &= possible
     groups = list(user.get("additionalGids") or ())
     return op.credentials(uid=user["uid"], gid=user["gid"], groups=groups, **masks)
@@ -391,3 +398,8 @@ def execute(process: Process, extra_env: Sequence[str] = ()) -> Operation:
     return op.execute(
         list(process["args"]), [f"{name}={value}" for name, value in environment(process, extra_env).items()]
     )
+
+
+def hook_environment(process: Process, extra_env: Sequence[str] = ()) -> list[str]:
+    """Return the process's environment for hooks that run as it. What HOME will be only `home` finds out: here `/`."""
+    return [f"{name}={value}" for name, value in {"HOME": "/", **environment(process, extra_env)}.items()]

@@ -233,7 +233,14 @@ def test_hooks_get_the_state_with_the_status_of_their_moment(spec: dict[str, Any
     operations = {o.arguments["kind"]: o.arguments for o in plan().operations if o.name == "run_hooks"}
     assert operations["createContainer"]["state"] == {"id": "box1", "ociVersion": "1.2.0", "status": "creating"}
     assert operations["startContainer"]["state"]["status"] == "created"
-    assert operations["startContainer"]["hooks"] == [HOOK]
+    assert operations["createContainer"]["hooks"] == [HOOK]
+
+
+def test_a_start_container_hook_without_an_environment_gets_the_process_s(spec: dict[str, Any], plan: Planner) -> None:
+    spec["process"]["env"] = ["A=1"]
+    spec["hooks"] = {"startContainer": [HOOK, {**HOOK, "env": []}]}
+    (operation,) = (o for o in plan().operations if o.name == "run_hooks")
+    assert operation.arguments["hooks"] == [{**HOOK, "env": ["HOME=/", "A=1"]}, {**HOOK, "env": []}]
 
 
 def test_no_pivot_moves_the_root_instead(plan: Planner) -> None:

@@ -109,6 +109,17 @@ def test_affinity_is_set_before_and_after_the_cgroup(spec: dict[str, Any], plan_
     assert not any(line.startswith("cpu_affinity") for line in plan().describe())
 
 
+def test_the_caller_s_affinity_is_not_inherited(spec: dict[str, Any], plan_exec: Planner, plan: Planner) -> None:
+    host = Host(cpus=range(4))
+    for planner in (plan, plan_exec):
+        lines = planner(host=host).describe()
+        assert lines[:2] == ["stop name=cgroup", "cpu_affinity cpus=[0,1,2,3]"]
+    spec["process"]["execCPUAffinity"] = {"initial": "1-2"}
+    made = plan_exec(host=host)
+    assert [line for line in made.describe() if "affinity" in line] == ["cpu_affinity cpus=[1,2]"]
+    assert made.debug == ["nsexec: affinity: 0x6"]
+
+
 @pytest.mark.parametrize("text", ["a", "1-", "-1", "3-1", "0-99999", "٣"])
 def test_a_list_of_numbers_that_is_none_is_refused(spec: dict[str, Any], plan_exec: Planner, text: str) -> None:
     spec["process"]["execCPUAffinity"] = {"initial": text}
@@ -154,7 +165,7 @@ def test_ambient_capabilities_must_be_permitted_and_inheritable(spec: dict[str, 
     made = plan()
     assert arguments(made, "credentials")["ambient"] == 1 << 5
     assert arguments(made, "credentials")["inheritable"] == 1 << 5
-    assert made.warnings == ["can't raise ambient capabilities that are not also inheritable: CAP_CHOWN"]
+    assert made.warnings == ["can't raise ambient capability CAP_CHOWN: not permitted and inheritable"]
 
 
 def test_unknown_and_unavailable_capabilities_are_left_out_with_a_warning(spec: dict[str, Any], plan: Planner) -> None:
