@@ -128,7 +128,7 @@ impl Executor {
             O::Keyring { name, permission } => process::keyring(name, *permission),
             O::Loopback {} => namespaces::loopback(),
             O::RootPropagation { flags } => root::root_propagation(*flags),
-            O::AttachRoot { slot } => root::attach_root(self, slot),
+            O::AttachRoot { slot, path } => root::attach_root(self, slot, path.as_ref()),
             O::OpenRoot { path } => root::open_root(self, path),
             O::UseRoot {} => root::use_root(self),
             O::OpenProc {} => procfs::open_proc(self),

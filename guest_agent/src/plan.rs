@@ -312,7 +312,7 @@ operations! {
     Keyring "keyring" { name: Text, permission: u32 = 0x0008_0000 }
     Loopback "loopback" { }
     RootPropagation "root_propagation" { flags: u64 }
-    AttachRoot "attach_root" { slot: Text }
+    AttachRoot "attach_root" { slot: Text, path: Option<Text> }
     OpenRoot "open_root" { path: Text }
     UseRoot "use_root" { }
     OpenProc "open_proc" { }

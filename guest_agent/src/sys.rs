@@ -494,39 +494,80 @@ struct CloneArgs {
 }
 
 /// clone3(2) as a fork: None in the child, the child's pid in the parent.
-///
-/// With CLONE_PARENT the child's exit signal is the caller's own and must be given as 0.
-pub fn clone(flags: u64, cgroup: Option<BorrowedFd>) -> Result<Option<i32>> {
-    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-    let siblings = flags & libc::CLONE_PARENT as u64 != 0;
-    let mut arguments = CloneArgs {
+pub fn clone(flags: u64) -> Result<Option<i32>> {
+    let pid = clone3(CloneArgs {
         flags,
-        exit_signal: if siblings { 0 } else { libc::SIGCHLD as u64 },
+        exit_signal: libc::SIGCHLD as u64,
         ..CloneArgs::default()
-    };
-    if let Some(fd) = cgroup {
-        arguments.flags |= CLONE_INTO_CGROUP;
-        arguments.cgroup = fd.as_raw_fd() as u64;
-    }
-    // The child gets a copy of this process, which has one thread: nothing in it can be held by another.
-    let made = check(syscall!(
-        libc::SYS_clone3,
-        &arguments,
-        size_of::<CloneArgs>()
-    ));
-    let pid = match made {
-        // What a seccomp profile answers that cannot look into clone3's arguments: hooks run behind it.
-        Err(Errno(libc::ENOSYS | libc::EPERM)) if cgroup.is_none() => {
-            check(clone_legacy(flags | libc::SIGCHLD as u64))?
-        }
-        made => made?,
-    };
+    })?;
     Ok(if pid == 0 { None } else { Some(pid as i32) })
 }
 
-fn clone_legacy(flags: u64) -> libc::c_long {
-    let none = 0u64;
-    syscall!(libc::SYS_clone, flags, none, none, none, none)
+/// Which of the two processes a call came back in.
+pub enum Side {
+    Caller,
+    /// The new process, with its pid as the caller's pid namespace has it.
+    Sibling(i32),
+}
+
+/// clone3(`CLONE_PARENT`): a child of the caller's parent, in a cgroup of its own if one is given.
+///
+/// The kernel writes the pid into a page that both share before the new process runs, so that it can report itself.
+pub fn clone_sibling(cgroup: Option<BorrowedFd>) -> Result<Side> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let page = shared_page()?;
+    let into = if cgroup.is_some() {
+        CLONE_INTO_CGROUP
+    } else {
+        0
+    };
+    // The exit signal is the caller's own, and must be 0 here.
+    let pid = clone3(CloneArgs {
+        flags: libc::CLONE_PARENT as u64 | libc::CLONE_PARENT_SETTID as u64 | into,
+        parent_tid: page as u64,
+        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
+        ..CloneArgs::default()
+    })?;
+    if pid != 0 {
+        return Ok(Side::Caller);
+    }
+    // SAFETY: results: the page is mapped for good, and the kernel wrote it before this process began.
+    Ok(Side::Sibling(unsafe { page.read_volatile() }))
+}
+
+/// A page of memory that processes made by clone(2) share with this one.
+fn shared_page() -> Result<*mut i32> {
+    let (access, kind) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: no pointers: the kernel chooses the place.
+    let page = unsafe { libc::mmap(null_mut(), 4096, access, kind, -1, 0) };
+    if page == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    Ok(page.cast())
+}
+
+/// 0 in the child. The child gets a copy of this process, which has one thread: nothing in it can be held by another.
+fn clone3(arguments: CloneArgs) -> Result<libc::c_long> {
+    let size = size_of::<CloneArgs>();
+    match check(syscall!(libc::SYS_clone3, &arguments, size)) {
+        // What a seccomp profile answers that cannot look into clone3's arguments: hooks run behind it.
+        Err(Errno(libc::ENOSYS | libc::EPERM)) if arguments.cgroup == 0 => {
+            let flags = arguments.flags | arguments.exit_signal;
+            let (none, parent_tid) = (0u64, arguments.parent_tid);
+            check(syscall!(
+                libc::SYS_clone,
+                flags,
+                none,
+                parent_tid,
+                none,
+                none
+            ))
+        }
+        made => made,
+    }
 }
 
 /// Wait for a child to end; the status as wait(2) gives it.

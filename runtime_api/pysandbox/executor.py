@@ -8,7 +8,7 @@ One JSON object in each datagram. From the executor:
 
     {"step": i, "op": name, "ns": CLOCK_MONOTONIC}    only when the plan has "trace": true
     {"stop": name}                                     waits for {"go": true}
-    {"pid": n}                                         after clone, before anything that the child says
+    {"pid": n}                                         after clone, from the new process, before all else it says
     {"descriptor": name}                               with one SCM_RIGHTS descriptor
     {"listener": n}                                    number of the seccomp descriptor in that process; waits for go
     {"error": {"op", "index", "call", "path", "errno", "text"}}   the last datagram; the process exits with 1
@@ -214,11 +214,17 @@ class Launch:
             _end(self.pid)
 
     def _take_pid(self) -> None:
-        """Look whether the executor has cloned since the last message: a child nobody knows of could not be killed."""
-        while not self.pid and self._report is not None:
-            # Killed first, so that it cannot clone after we have looked: what it said stays readable, up to the end.
+        """Look whether the executor has cloned since the last message: a child nobody knows of could not be killed.
+
+        The outer process is killed first, so that it cannot clone any more. A child that it made before reports itself
+        before it does anything else; without one the socket ends.
+        """
+        if self.pid or self._report is None:
+            return
+        if not self._outer_ended:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.outer_pid, 9)
+        while not self.pid:
             try:
                 data, descriptor = self._receive(END_TIMEOUT)
             except TimeoutError:

@@ -34,7 +34,7 @@ fn run_hook(hook: &Hook, state: &[u8]) -> Outcome {
     let path = hook.path.as_str();
     let (input, input_end) = sys::stream_pair().at("socketpair", path)?;
     let (output, output_end) = sys::pipe().at("pipe2", path)?;
-    let Some(pid) = sys::clone(0, None).at("clone3", path)? else {
+    let Some(pid) = sys::clone(0).at("clone3", path)? else {
         become_hook(hook, input_end.as_fd(), output_end.as_fd());
     };
     drop((input_end, output_end));

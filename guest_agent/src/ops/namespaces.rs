@@ -137,7 +137,7 @@ pub fn domainname(name: &Text) -> Outcome {
 /// A user namespace with these maps and nobody in it: made by a child that lives no longer than it takes.
 pub fn mapping_namespace(uid_maps: &[IdMap], gid_maps: &[IdMap]) -> Outcome<OwnedFd> {
     let (wait, hold) = sys::pipe().at("pipe2", "")?;
-    let Some(pid) = sys::clone(libc::CLONE_NEWUSER as u64, None).at("clone3", "user")? else {
+    let Some(pid) = sys::clone(libc::CLONE_NEWUSER as u64).at("clone3", "user")? else {
         drop(hold);
         // Ends when the parent has what it came for, or has died.
         let _ = sys::read(wait.as_fd(), &mut [0]);

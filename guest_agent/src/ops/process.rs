@@ -30,27 +30,20 @@ pub fn stop(executor: &Executor, name: &Text) -> Outcome {
     Ok(())
 }
 
-/// Go on as a new process: a sibling of this one, which reports its pid and ends.
-///
-/// The child waits for that report, so that what it says itself comes after its pid.
+/// Go on as a new process: a sibling of this one, which ends. Its pid is the first thing that it reports.
 pub fn clone(executor: &mut Executor, into_cgroup: bool) -> Outcome {
     let cgroup = match into_cgroup {
         true => Some(executor.slots.get("cgroup")?),
         false => None,
     };
-    let (wait, hold) = sys::pipe().at("pipe2", "")?;
-    if let Some(pid) = sys::clone(libc::CLONE_PARENT as u64, cgroup).at("clone3", "")? {
-        executor.report.send(&json!({ "pid": pid }));
-        let _ = sys::write(hold.as_fd(), b"g");
-        sys::exit(0);
-    }
-    drop(hold);
-    // Killed before it could report us: nobody knows that we are here.
-    if sys::read(wait.as_fd(), &mut [0]) != Ok(1) {
-        sys::exit(1);
-    }
+    let pid = match sys::clone_sibling(cgroup).at("clone3", "")? {
+        sys::Side::Caller => sys::exit(0),
+        sys::Side::Sibling(pid) => pid,
+    };
+    executor.report.send(&json!({ "pid": pid }));
     executor.slots.take("cgroup");
     executor.parent_death_signal = 0;
+    // A caller that died before this gets no chance to kill us.
     if !executor.report.alive() {
         sys::exit(1);
     }
@@ -276,18 +269,26 @@ pub fn wait_start(executor: &mut Executor) -> Outcome {
     }
 }
 
-/// Close all but stdio, the container's own descriptors and the report socket, which execve(2) closes.
+/// Close all but stdio, the container's own descriptors, the report socket and what `start` writes to: the last two are
+/// close-on-exec.
 pub fn close_descriptors(executor: &mut Executor, preserve: u32) -> Outcome {
     for descriptor in 3..3 + preserve {
         // Some of the numbers may be free: LISTEN_FDS and --preserve-fds may be given without a descriptor.
         let _ = sys::set_close_on_exec(descriptor as i32, false);
     }
+    let start = executor.slots.take("start");
     executor.slots.forget();
     std::mem::take(&mut executor.mapped)
         .into_iter()
         .for_each(std::mem::forget);
-    let report = executor.report.as_fd().map(|fd| fd.as_raw_fd() as u32);
-    match close_around(report.into_iter().collect(), 3 + preserve) {
+    let report = executor.report.as_fd();
+    let kept = [report, start.as_ref().map(|fd| fd.as_fd())];
+    let kept = kept.iter().flatten().map(|fd| fd.as_raw_fd() as u32);
+    let closed = close_around(kept.collect(), 3 + preserve);
+    if let Some(start) = start {
+        executor.slots.set("start", start);
+    }
+    match closed {
         // A seccomp profile that does not know close_range(2): execve(2) closes them, every one is close-on-exec.
         Err(Errno(libc::ENOSYS | libc::EPERM)) => Ok(()),
         result => result.at("close_range", ""),

@@ -12,9 +12,10 @@ pub fn root_propagation(flags: u64) -> Outcome {
     sys::mount(None, c"/", None, flags, None).at("mount", "/")
 }
 
-/// Attach the rootfs over "/" of the mount namespace. This process's own root stays beneath it, so that paths of the
-/// host mean what they did, and pivot_root(2) finds a mount whose parent is the present root.
-pub fn attach_root(executor: &mut Executor, slot: &Text) -> Outcome {
+/// Attach the rootfs at its own path in the mount namespace, where hooks of the host look for it until the root changes,
+/// or over "/" where that path is none of this namespace or out of this user's reach. This process's own root stays
+/// beneath it, so that paths of the host mean what they did, and pivot_root(2) finds a mount with a parent.
+pub fn attach_root(executor: &mut Executor, slot: &Text, path: Option<&Text>) -> Outcome {
     let mount = executor.slots.take(slot.as_str()).ok_or_else(|| {
         let text = format!("no slot named {}", slot.as_str());
         Failure::new("slot", slot.as_str(), libc::EBADF, text)
@@ -22,8 +23,12 @@ pub fn attach_root(executor: &mut Executor, slot: &Text) -> Outcome {
     // pivot_root(2) refuses a new root that is shared.
     let private = attributes(0, 0, libc::MS_PRIVATE);
     sys::mount_setattr(mount.as_fd(), false, &private).at("mount_setattr", slot.as_str())?;
-    let top = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY).at("open", "/")?;
-    sys::move_mount(mount.as_fd(), top.as_fd()).at("move_mount", "/")?;
+    let directory = libc::O_PATH | libc::O_DIRECTORY;
+    let place = match path.map(|path| sys::open(path.as_c(), directory)) {
+        Some(Ok(place)) => place,
+        _ => sys::open(c"/", directory).at("open", "/")?,
+    };
+    sys::move_mount(mount.as_fd(), place.as_fd()).at("move_mount", slot.as_str())?;
     executor.slots.set("root", mount);
     Ok(())
 }
