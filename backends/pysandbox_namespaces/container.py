@@ -13,7 +13,7 @@ from pysandbox.backend import Container, Process
 from pysandbox.errors import FailedPrecondition, NotFound
 from pysandbox.linux import start_time
 from pysandbox_namespaces import process as processes
-from pysandbox_namespaces.conversation import converse
+from pysandbox_namespaces.conversation import converse, unpin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,6 +73,11 @@ class NamespacesContainer(Container):
         """Run the exec plan: the executor joins init's namespaces by pidfd."""
         from pysandbox_namespaces.planning import plan_exec
 
+        def join_cgroup(pid: int) -> None:
+            self._cgroup.add(pid, request.cgroup)
+            if "execCPUAffinity" not in request.process:
+                unpin(pid)
+
         pidfd = processes.open_process(self.init.pid, self._started)
         try:
             plan = plan_exec(request, self.id, self._spec(), self.init.pid)
@@ -80,8 +85,7 @@ class NamespacesContainer(Container):
         finally:
             os.close(pidfd)
         try:
-            answers = {"cgroup": lambda pid: self._cgroup.add(pid, request.cgroup)}
-            process = converse(launch, answers, trace=request.options.trace)
+            process = converse(launch, {"cgroup": join_cgroup}, trace=request.options.trace)
         except BaseException:
             launch.abort()
             raise

@@ -109,7 +109,7 @@ def init_plan(
         *enter(namespaces, linux),
         op.clone(into_cgroup=into_cgroup),
         *_begin(container_id, options, linux, namespaces),
-        *_attach_rootfs(namespaces, propagation),
+        *_attach_rootfs(_rootfs(spec, bundle), namespaces, propagation),
         *proc.inner,
         *mounts.inner,
         *devices.inner,
@@ -123,10 +123,10 @@ def init_plan(
         *_identity(spec, linux, namespaces),
         op.umask(umask_of(process)),
         *process_part(process, linux, host, warnings, debug, extra_env=extra_env),
+        op.close_descriptors(preserved),
         op.stop("ready"),
         op.wait_start(),
         *_hooks(spec, "startContainer", state, "created", hook_environment(process, extra_env)),
-        op.close_descriptors(preserved),
         execute(process, extra_env),
     ]
     return Plan(
@@ -187,9 +187,13 @@ def _clone_propagation(root: int) -> int:
     return (mo.MS_PRIVATE if root & mo.MS_PRIVATE else mo.MS_SLAVE) | mo.MS_REC
 
 
+def _rootfs(spec: Spec, bundle: str) -> str:
+    return posixpath.join(bundle, spec["root"]["path"])
+
+
 def _open_rootfs(spec: Spec, bundle: str, namespaces: Namespaces) -> list[Operation]:
     """Clone the rootfs with all that is mounted in it; nothing of it may be shared when `pivot_root` comes."""
-    path = posixpath.join(bundle, spec["root"]["path"])
+    path = _rootfs(spec, bundle)
     if not namespaces.has("mount"):
         return [op.open_root(path)]
     return [
@@ -208,11 +212,11 @@ def _begin(container_id: str, options: Options, linux: Linux, namespaces: Namesp
     return operations + _network(linux, namespaces)
 
 
-def _attach_rootfs(namespaces: Namespaces, propagation: int) -> list[Operation]:
+def _attach_rootfs(path: str, namespaces: Namespaces, propagation: int) -> list[Operation]:
     if not namespaces.has("mount"):
         return []
     kind = mo.MS_PRIVATE if propagation & mo.MS_PRIVATE else mo.MS_SLAVE
-    return [op.root_propagation(kind | mo.MS_REC), op.attach_root("rootfs")]
+    return [op.root_propagation(kind | mo.MS_REC), op.attach_root("rootfs", path)]
 
 
 def _readonly_root(spec: Spec, namespaces: Namespaces) -> list[Operation]:

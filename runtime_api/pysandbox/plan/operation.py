@@ -173,9 +173,13 @@ def root_propagation(flags: int) -> Operation:
     return _operation("root_propagation", flags=flags)
 
 
-def attach_root(slot: str) -> Operation:
-    """Put the detached rootfs into this mount namespace and make it what destinations resolve in: slot `root`."""
-    return _operation("attach_root", slot=slot)
+def attach_root(slot: str, path: str | None = None) -> Operation:
+    """Put the detached rootfs into this mount namespace and make it what destinations resolve in: slot `root`.
+
+    It goes to `path`, the host's path of it, where hooks of the host find it until the root changes; over "/" where that
+    path is not to be had in this mount and user namespace.
+    """
+    return _operation("attach_root", slot=slot, path=path)
 
 
 def open_root(path: str) -> Operation:
@@ -441,7 +445,7 @@ def wait_start() -> Operation:
 
 
 def close_descriptors(preserve: int) -> Operation:
-    """Close every descriptor from 3+preserve on, but the report socket, which is CLOEXEC."""
+    """Close every descriptor from 3+preserve on, but the report socket and slot `start`, both CLOEXEC."""
     return _operation("close_descriptors", preserve=preserve)
 
 

@@ -58,7 +58,7 @@ new_session
 keyring name=_ses.box1 permission=0x80000
 loopback
 root_propagation flags=MS_REC|MS_SLAVE
-attach_root slot=rootfs
+attach_root slot=rootfs path=/bundle/rootfs
 mount_filesystem kind=proc source=proc destination=/proc nofollow
 mount_filesystem kind=tmpfs source=tmpfs destination=/dev options=[["mode","755"],["size","65536k"]] \
 attributes=MOUNT_ATTR_NOSUID|MOUNT_ATTR_STRICTATIME
@@ -93,9 +93,9 @@ rlimit resource=7 soft=512 hard=1024
 parent_death_signal signal=0
 credentials uid=0 gid=0 bounding=0x20000420 effective=0x20000420 permitted=0x20000420 inheritable=0x0 ambient=0x0
 find_program name=sh path=/usr/bin:/bin cwd=/
+close_descriptors preserve=0
 stop name=ready
 wait_start
-close_descriptors preserve=0
 execute args=["sh"] env=["PATH=/usr/bin:/bin","TERM=xterm"]
 """
 
@@ -201,13 +201,13 @@ def test_seccomp_without_no_new_privileges_comes_while_init_is_privileged(spec: 
 def test_seccomp_with_no_new_privileges_comes_as_late_as_can_be(spec: dict[str, Any], plan: Planner) -> None:
     spec["linux"]["seccomp"] = ALLOW_ALL
     position = find(plan(), "seccomp")
-    assert names(plan())[position - 1 : position + 3] == ["find_program", "seccomp", "stop", "wait_start"]
+    assert names(plan())[position - 1 : position + 3] == ["find_program", "seccomp", "close_descriptors", "stop"]
 
 
 def test_everything_that_can_fail_comes_before_ready(spec: dict[str, Any], plan: Planner) -> None:
     spec["hooks"] = {"startContainer": [HOOK]}
     after = names(plan())[find(plan(), "stop", name="ready") + 1 :]
-    assert after == ["wait_start", "run_hooks", "close_descriptors", "execute"]
+    assert after == ["wait_start", "run_hooks", "execute"]
 
 
 def test_limits_are_set_after_everything_that_opens_files(plan: Planner) -> None:
