@@ -113,7 +113,6 @@ class _Relay:
         self._to_master = b""
         self._stdin_open = True
         os.set_blocking(master, False)
-        _clear_newline_translation(master)
 
     def interests(self) -> list[tuple[int, int]]:
         """Return what to poll for: (descriptor, events)."""
@@ -159,7 +158,8 @@ class _Relay:
             self.master = -1
 
 
-def _clear_newline_translation(master: int) -> None:
+def clear_newline_translation(master: int) -> None:
+    """Let a pty pass newlines on as they are, from before `start`: the caller's terminal, if any, translates them."""
     import termios
 
     attributes = termios.tcgetattr(master)

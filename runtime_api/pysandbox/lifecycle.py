@@ -398,7 +398,9 @@ def _shared(
         record = directory.read()
         container = _load(runtime, record)
         status = _status(record, container)
-        if not (status == "paused" and ignore_paused):
+        if status == "paused" and ignore_paused:
+            directory.unlock()  # the process waits, frozen, for a `resume`, which needs the lock
+        else:
             check_transition("exec", status, container_id)
         yield directory, record, container
 
@@ -406,11 +408,14 @@ def _shared(
 def kill(runtime: Runtime, container_id: str, number: int, *, everyone: bool = False) -> None:
     """Signal init, or all processes. Raises FailedPrecondition "container not running".
 
-    For `everyone`, as under runc, a stopped container is no error: there may be processes left without an init.
+    For `everyone`, as under runc, a stopped container is no error: there may be processes left without an init. The
+    kernel ends all processes of a pid namespace with its init; where the container has none of its own, we do.
     """
     record = _read(runtime, container_id)
     container = _load(runtime, record)
     status = _status(record, container)
+    if number == signal.SIGKILL and not everyone and not _has_pid_namespace(runtime, container_id):
+        everyone = status != "stopped" or bool(container.pids())
     if not (everyone and status == "stopped"):
         check_transition("kill", status, container_id)
     container.kill(number, everyone=everyone)
@@ -418,6 +423,13 @@ def kill(runtime: Runtime, container_id: str, number: int, *, everyone: bool = F
         with contextlib.suppress(SandboxError, OSError):
             container.resume()  # cgroup v1 delivers no signal to the frozen, not even this one
     runtime.tell(record, "killed", pid=record.pid)
+
+
+def _has_pid_namespace(runtime: Runtime, container_id: str) -> bool:
+    """Say whether the container was given a pid namespace of its own."""
+    with runtime.store.open(container_id) as directory:
+        namespaces = (directory.read_spec().get("linux") or {}).get("namespaces") or ()
+    return any(namespace["type"] == "pid" and not namespace.get("path") for namespace in namespaces)
 
 
 def delete(runtime: Runtime, container_id: str, *, force: bool = False) -> None:

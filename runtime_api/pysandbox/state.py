@@ -79,6 +79,10 @@ class Directory:
             os.close(self.descriptor)
             self.descriptor = -1
 
+    def unlock(self) -> None:
+        """Let go of the lock and keep the directory."""
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+
     def read(self) -> ContainerRecord:
         """Return the record. Raises Unavailable, naming the file and what is wrong with it, if it cannot be trusted."""
         record = _parse_record(_read_file(self.descriptor, "state.json", self.path), f"{self.path}/state.json")

@@ -98,8 +98,10 @@ def with_environment(bundle: Bundle, *entries: str) -> Bundle:
 
 def delivery(flags: Parsed) -> Callable[[Process], None]:
     """Connect to the sockets the flags name; return what hands a new process out: console, pidfd, pid file."""
-    from pysandbox.console import connect
+    from pysandbox.console import clear_newline_translation, connect
 
+    # Absolute before we change to the bundle's directory.
+    pid_file = os.path.abspath(flags["pid-file"]) if flags["pid-file"] else ""
     send_console = connect(flags["console-socket"]) if flags["console-socket"] else None
     send_pidfd = connect(flags["pidfd-socket"]) if flags["pidfd-socket"] else None
 
@@ -107,11 +109,13 @@ def delivery(flags: Parsed) -> Callable[[Process], None]:
         if send_console is not None and process.console is not None:
             with open(process.console, "rb", buffering=0) as master:
                 send_console(master.fileno(), "/dev/ptmx")
+        elif process.console is not None:
+            clear_newline_translation(process.console)
         if send_pidfd is not None:
             with open(os.pidfd_open(process.pid), "rb", buffering=0) as pidfd:
                 send_pidfd(pidfd.fileno(), "pidfd")
-        if flags["pid-file"]:
-            write_pid_file(flags["pid-file"], process.pid)
+        if pid_file:
+            write_pid_file(pid_file, process.pid)
 
     return deliver
 

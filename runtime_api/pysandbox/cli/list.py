@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,9 @@ def run(invocation: Invocation) -> int:
     form = invocation.parsed["format"]
     if form not in ("table", "json"):
         raise InvalidArgument("invalid format option")
+    root = invocation.globals_["root"]
+    if "root" in invocation.globals_.given and not os.path.isdir(root):
+        raise InvalidArgument(f"open {root}: no such file or directory")
     documents = [
         standing.document(owner=_user_name(standing.record.owner))
         for standing in lifecycle.containers(invocation.runtime())
