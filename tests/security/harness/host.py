@@ -56,14 +56,14 @@ class Canary:
 
 
 def processes(marker: str) -> list[int]:
-    """Processes whose environment or command line holds the marker. Zombies have neither: see `zombies`."""
+    """Processes whose environment, command line or cgroup holds the marker. Zombies are `reap`'s."""
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            text = Path("/proc", entry, "environ").read_bytes() + Path("/proc", entry, "cmdline").read_bytes()
-            if marker.encode() in text:
+            parts = [Path("/proc", entry, name).read_bytes() for name in ("environ", "cmdline", "cgroup")]
+            if any(marker.encode() in part for part in parts):
                 found.append(int(entry))
     return found
 
@@ -77,7 +77,16 @@ def reap() -> None:
 
 def cgroups(marker: str) -> list[str]:
     """cgroup directories, of every hierarchy, with the marker in their name."""
-    return [os.path.join(top, name) for top, names, _ in os.walk("/sys/fs/cgroup") for name in names if marker in name]
+    found, waiting = [], ["/sys/fs/cgroup"]
+    while waiting:  # a loop: a hostile tree of cgroups is deeper than Python's stack
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                paths = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            continue
+        waiting += paths
+        found += [path for path in paths if marker in os.path.basename(path)]
+    return found
 
 
 def mounts(*markers: str) -> list[str]:
