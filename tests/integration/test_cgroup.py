@@ -70,6 +70,26 @@ def cgroup(request: pytest.FixtureRequest) -> Cgroup:
 
 def tear_down(cgroup: Cgroup) -> None:
     """Remove what a test left, marked or not."""
+    paths = set(cgroup.paths().values())
+    for path in paths:
+        for file, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+            if directory.exists(path, file):
+                directory.write(path, file, value)
+        for pid in directory.processes(path):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    for path in paths:
+        directory.remove_tree(path)
+
+
+@pytest.fixture(params=["legacy", "unified"])
+def cgroup(request: pytest.FixtureRequest) -> Cgroup:
+    found: Cgroup = request.getfixturevalue(request.param)
+    return found
+
+
+def tear_down(cgroup: Cgroup) -> None:
+    """Remove what a test left, marked or not."""
     for path in set(cgroup.paths().values()):
         for pid in directory.processes(path):
             with contextlib.suppress(ProcessLookupError):
