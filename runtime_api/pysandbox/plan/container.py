@@ -94,13 +94,14 @@ def init_plan(
     warnings: list[str] = []
     debug: list[str] = []
     propagation = _root_propagation(linux, options)
-    around = _surroundings(bundle, linux, namespaces, host, cgroup, propagation)
+    rootfs = posixpath.join(bundle, spec["root"]["path"])
+    around = _surroundings(bundle, rootfs, linux, namespaces, host, cgroup, propagation)
     mounts = plan_mounts([*(spec.get("mounts") or ()), *extra_mounts], around)
     devices = plan_devices(spec, host, user_namespace=namespaces.has("user"))
     proc = _procfs(spec, linux, namespaces)
     operations = [
         *outer_beginning(process, host.cpus, into_cgroup=into_cgroup),
-        *_open_rootfs(spec, bundle, namespaces),
+        *_open_rootfs(rootfs, namespaces),
         *mounts.outer,
         *_set_slaves(devices.outer),
         *_open_null(linux),
@@ -109,7 +110,7 @@ def init_plan(
         *enter(namespaces, linux),
         op.clone(into_cgroup=into_cgroup),
         *_begin(container_id, options, linux, namespaces),
-        *_attach_rootfs(_rootfs(spec, bundle), namespaces, propagation),
+        *_attach_rootfs(rootfs, namespaces, propagation),
         *proc.inner,
         *mounts.inner,
         *devices.inner,
@@ -122,8 +123,7 @@ def init_plan(
         *_readonly_root(spec, namespaces),
         *_identity(spec, linux, namespaces),
         op.umask(umask_of(process)),
-        *process_part(process, linux, host, warnings, debug, extra_env=extra_env),
-        op.close_descriptors(preserved),
+        *process_part(process, linux, host, warnings, debug, preserved=preserved, extra_env=extra_env),
         op.stop("ready"),
         op.wait_start(),
         *_hooks(spec, "startContainer", state, "created", hook_environment(process, extra_env)),
@@ -159,13 +159,20 @@ def _root_propagation(linux: Linux, options: Options) -> int:
 
 
 def _surroundings(
-    bundle: str, linux: Linux, namespaces: Namespaces, host: Host, cgroup: Cgroup | None, propagation: int
+    bundle: str,
+    rootfs: str,
+    linux: Linux,
+    namespaces: Namespaces,
+    host: Host,
+    cgroup: Cgroup | None,
+    propagation: int,
 ) -> Surroundings:
     label = linux.get("mountLabel") or ""
     if label and not host.selinux:
         raise InvalidArgument(f"linux.mountLabel: {label}: SELinux is not enabled on this host")
     return Surroundings(
         bundle=bundle,
+        rootfs=posixpath.normpath(rootfs),
         propagation=_clone_propagation(propagation),
         user_namespace=namespaces.has("user"),
         user_path=namespaces.paths.get("user", ""),
@@ -187,13 +194,8 @@ def _clone_propagation(root: int) -> int:
     return (mo.MS_PRIVATE if root & mo.MS_PRIVATE else mo.MS_SLAVE) | mo.MS_REC
 
 
-def _rootfs(spec: Spec, bundle: str) -> str:
-    return posixpath.join(bundle, spec["root"]["path"])
-
-
-def _open_rootfs(spec: Spec, bundle: str, namespaces: Namespaces) -> list[Operation]:
+def _open_rootfs(path: str, namespaces: Namespaces) -> list[Operation]:
     """Clone the rootfs with all that is mounted in it; nothing of it may be shared when `pivot_root` comes."""
-    path = _rootfs(spec, bundle)
     if not namespaces.has("mount"):
         return [op.open_root(path)]
     return [
@@ -298,6 +300,6 @@ def _identity(spec: Spec, linux: Linux, namespaces: Namespaces) -> list[Operatio
                 raise InvalidArgument(f"{key}: unable to set {key} without a private UTS namespace")
             operations.append(operation(str(name)))
     operations += [op.sysctl(key, value) for key, value in (linux.get("sysctl") or {}).items()]
-    operations += [op.readonly_path(path) for path in linux.get("readonlyPaths") or ()]
-    operations += [op.mask_path(path) for path in linux.get("maskedPaths") or ()]
+    operations += [op.readonly_path(path) for path in dict.fromkeys(linux.get("readonlyPaths") or ())]
+    operations += [op.mask_path(path) for path in dict.fromkeys(linux.get("maskedPaths") or ())]
     return operations

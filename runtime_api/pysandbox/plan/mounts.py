@@ -86,11 +86,13 @@ _LONGEST_DATA = 4095  # mount(2) takes one page
 class Surroundings:
     """What mounts depend on beside themselves.
 
+    `rootfs` is its path on the host: a destination that begins with it is one inside, as runc has always taken it.
     `propagation` is given to every clone first. `user_path` is the joined user namespace, empty for a new one.
     """
 
     bundle: str
     propagation: int
+    rootfs: str = ""
     user_namespace: bool = False
     user_path: str = ""
     uid_maps: Sequence[tuple[int, int, int]] = ()
@@ -110,7 +112,7 @@ def plan_mounts(mounts: Sequence[Mount], around: Surroundings) -> Steps:
 
 def _plan_mount(steps: Steps, where: str, slot: str, mount: Mount, around: Surroundings) -> None:
     options = parse_mount_options(mount.get("options") or ())
-    destination = absolute(mount["destination"])
+    destination = _inside(absolute(mount["destination"]), around.rootfs)
     kind = mount.get("type") or ""
     _check_id_map(where, mount, options)
     if is_bind(mount):
@@ -126,6 +128,12 @@ def _plan_mount(steps: Steps, where: str, slot: str, mount: Mount, around: Surro
     else:
         _check_destination(where, destination, procfs=kind == "proc")
         _filesystem(steps, where, kind, mount, destination, options, around)
+
+
+def _inside(destination: str, rootfs: str) -> str:
+    if rootfs and (destination + "/").startswith(rootfs + "/"):
+        return destination[len(rootfs) :] or "/"
+    return destination
 
 
 def _check_destination(where: str, destination: str, *, procfs: bool = False) -> None:

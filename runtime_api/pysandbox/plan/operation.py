@@ -176,8 +176,8 @@ def root_propagation(flags: int) -> Operation:
 def attach_root(slot: str, path: str | None = None) -> Operation:
     """Put the detached rootfs into this mount namespace and make it what destinations resolve in: slot `root`.
 
-    It goes to `path`, the host's path of it, where hooks of the host find it until the root changes; over "/" where that
-    path is not to be had in this mount and user namespace.
+    It goes to `path`, the host's path of it, where hooks of the host find it until the root changes; over "/" where
+    that path is not to be had in this mount and user namespace.
     """
     return _operation("attach_root", slot=slot, path=path)
 

@@ -8,6 +8,8 @@ operation that can fail has been done, so whatever is wrong with the user, the p
   would clear it anyway), and from there on the report socket tells the executor.
 * seccomp without no_new_privs needs CAP_SYS_ADMIN and stands before `credentials`; with it, as late as can be.
 * The program is looked up as the user, since what root may execute the user may not.
+* Descriptors of the host are closed when the program is found: none is left while a container waits for `start`, and
+  a profile that knows no close_range(2) does not stop it.
 * rlimits stand after everything that opens files. In a user namespace a hard limit can only be lowered, so one that
   must rise is raised before the namespace is entered.
 """
@@ -120,12 +122,12 @@ def exec_plan(
         operations.append(op.open_proc())
     operations.append(standard_streams(process, bind=False))
     operations.append(op.umask(umask_of(process, spec.get("process", process))))
-    operations += process_part(process, linux, host, warnings, debug, extra_env=extra_env)
+    operations += process_part(process, linux, host, warnings, debug, preserved=preserved, extra_env=extra_env)
     if affinity.get("final"):
         _insert_before_credentials(
             operations, op.cpu_affinity(_numbers(affinity["final"], "process.execCPUAffinity.final"))
         )
-    operations += [op.close_descriptors(preserved), execute(process, extra_env)]
+    operations.append(execute(process, extra_env))
     return Plan(operations=operations, trace=options.trace is not None, warnings=warnings, debug=debug)
 
 
@@ -191,7 +193,14 @@ def umask_of(*processes: Process) -> int:
 
 
 def process_part(
-    process: Process, linux: Linux, host: Host, warnings: list[str], debug: list[str], *, extra_env: Sequence[str] = ()
+    process: Process,
+    linux: Linux,
+    host: Host,
+    warnings: list[str],
+    debug: list[str],
+    *,
+    preserved: int,
+    extra_env: Sequence[str] = (),
 ) -> list[Operation]:
     """Plan everything between the container's file system and `execute`. Appends to `warnings` and `debug`."""
     no_new_privileges = bool(process.get("noNewPrivileges"))
@@ -210,6 +219,7 @@ def process_part(
         operations += filters
     operations.append(_credentials(process, linux, host, warnings))
     operations.append(op.find_program(process["args"][0], env.get("PATH") or DEFAULT_PATH, process["cwd"] or "/"))
+    operations.append(op.close_descriptors(preserved))
     if no_new_privileges:
         operations += filters
     return operations
@@ -257,7 +267,7 @@ def _scheduling(process: Process, linux: Linux, warnings: list[str]) -> list[Ope
             warnings.append("linux.personality.flags: ignored, there are none that this version knows")
         value = _choose(PERSONALITIES, personality["domain"], "linux.personality.domain")
         operations.append(op.personality(value))
-    if policy:
+    if policy is not None:
         operations.append(_memory_policy(policy))
     return operations
 
@@ -294,9 +304,9 @@ def _io_priority(priority: IoPriority) -> Operation:
 
 
 def _memory_policy(policy: MemoryPolicy) -> Operation:
-    mode = _choose(MEMORY_MODES, policy["mode"], "linux.memoryPolicy.mode")
+    mode = _choose(MEMORY_MODES, policy.get("mode", ""), "linux.memoryPolicy.mode: invalid memory policy mode")
     for index, name in enumerate(policy.get("flags") or ()):
-        mode |= _choose(MEMORY_FLAGS, name, f"linux.memoryPolicy.flags[{index}]")
+        mode |= _choose(MEMORY_FLAGS, name, f"linux.memoryPolicy.flags[{index}]: invalid memory policy flag")
     return op.memory_policy(mode, _numbers(policy.get("nodes") or "", "linux.memoryPolicy.nodes"))
 
 

@@ -201,13 +201,34 @@ def test_seccomp_without_no_new_privileges_comes_while_init_is_privileged(spec: 
 def test_seccomp_with_no_new_privileges_comes_as_late_as_can_be(spec: dict[str, Any], plan: Planner) -> None:
     spec["linux"]["seccomp"] = ALLOW_ALL
     position = find(plan(), "seccomp")
-    assert names(plan())[position - 1 : position + 3] == ["find_program", "seccomp", "close_descriptors", "stop"]
+    assert names(plan())[position - 1 : position + 3] == ["close_descriptors", "seccomp", "stop", "wait_start"]
 
 
 def test_everything_that_can_fail_comes_before_ready(spec: dict[str, Any], plan: Planner) -> None:
     spec["hooks"] = {"startContainer": [HOOK]}
     after = names(plan())[find(plan(), "stop", name="ready") + 1 :]
     assert after == ["wait_start", "run_hooks", "execute"]
+
+
+def test_a_waiting_container_holds_nothing_of_the_host(plan: Planner) -> None:
+    in_order(plan(), ("find_program", {}), ("close_descriptors", {}), ("stop", {"name": "ready"}))
+
+
+def test_a_path_is_masked_once(spec: dict[str, Any], plan: Planner) -> None:
+    spec["linux"]["maskedPaths"] = ["/a", "/b", "/a"]
+    spec["linux"]["readonlyPaths"] = ["/c", "/c"]
+    assert [line for line in plan().describe() if "_path" in line] == [
+        "readonly_path path=/c",
+        "mask_path path=/a",
+        "mask_path path=/b",
+    ]
+
+
+def test_a_destination_that_begins_with_the_rootfs_is_inside(spec: dict[str, Any], plan: Planner) -> None:
+    spec["mounts"].append({"destination": "/bundle/rootfs/data", "source": "/data", "options": ["bind"]})
+    spec["mounts"].append({"destination": "/bundle/rootfsx", "source": "/data", "options": ["bind"]})
+    destinations = [o.arguments["destination"] for o in plan().operations if o.name == "mount_bind"]
+    assert destinations == ["/data", "/bundle/rootfsx"]
 
 
 def test_limits_are_set_after_everything_that_opens_files(plan: Planner) -> None:
