@@ -90,8 +90,8 @@ class NamespacesBackend(Backend):
         """End init if it is the one we made, and everything in the cgroup, and remove the cgroup."""
         with contextlib.suppress(FailedPrecondition):
             processes.send_signal(record.pid, record.pid_start_time, SIGKILL)
-        if "cgroup" in record.backend_state:
-            cgroup = load_cgroup(record.backend_state["cgroup"])
+        cgroup = _remembered_cgroup(record)
+        if cgroup is not None:
             cgroup.kill()
             cgroup.remove()
 
@@ -99,6 +99,23 @@ class NamespacesBackend(Backend):
 def _open_cgroup(spec: Spec, container_id: str, options: Options) -> Cgroup:
     path = (spec.get("linux") or {}).get("cgroupsPath") or ""
     return open_cgroup(path, container_id, systemd=options.systemd_cgroup)
+
+
+def _remembered_cgroup(record: ContainerRecord) -> Cgroup | None:
+    """Return a container's cgroup; of one whose record was lost (`running` without state), what its spec says.
+
+    One that is only `creating` and remembers no cgroup has none: what bears that name then is somebody else's.
+    """
+    if "cgroup" in record.backend_state:
+        return load_cgroup(record.backend_state["cgroup"])
+    if record.status != "running":
+        return None
+    from pysandbox.oci.document import read_json
+
+    with open(f"{record.state_dir}/config.json", "rb") as file:
+        spec = read_json(file.read(), file.name)
+    path = (spec.get("linux") or {}).get("cgroupsPath") or ""
+    return open_cgroup(path, record.id, systemd=path.count(":") == 2)
 
 
 def _make_start_fifo(state_dir: str) -> int:
