@@ -18,7 +18,7 @@ use slots::Slots;
 
 fn main() {
     sys::reset_signals();
-    let slots = match Slots::from_arguments(std::env::args().skip(1)) {
+    let slots = match Slots::from_arguments(arguments()) {
         Ok(slots) => slots,
         Err(reason) => {
             eprintln!("pysandbox-init: {reason}");
@@ -26,6 +26,12 @@ fn main() {
         }
     };
     run(slots)
+}
+
+/// The arguments as text: they are our own caller's, or a container's that executes /proc/self/exe with any bytes.
+fn arguments() -> impl Iterator<Item = String> {
+    let arguments = std::env::args_os().skip(1);
+    arguments.map(|argument| argument.to_string_lossy().into_owned())
 }
 
 fn run(mut slots: Slots) {

@@ -274,7 +274,8 @@ def _wait(pid: int) -> int:
 def spawn(plan_json: bytes, *, stdio: Stdio, slots: Mapping[str, int]) -> Launch:
     """Start an executor with the plan. The descriptors in `stdio` and `slots` stay the caller's.
 
-    Raises Unavailable where there is no executor to trust, OSError for trouble with the kernel.
+    Raises Unavailable where there is no executor to trust, OSError for trouble with the kernel. A plan's
+    `parent_death_signal` looks at the calling *thread* (prctl(2)): it must live until the plan takes the signal back.
     """
     with contextlib.ExitStack() as held:
         program = _hold(held, sealed_executor())

@@ -376,6 +376,19 @@ def test_mounts_of_a_container_do_not_reach_the_host(rootfs: Path, canary: Path,
     assert Path("/proc/self/mountinfo").read_text() == before
 
 
+def test_a_rootfs_on_a_shared_mount_becomes_the_root_and_tells_nobody(rootfs: Path, tmp_path: Path) -> None:
+    subprocess.run(["mount", "--bind", str(rootfs), str(rootfs)], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared", str(rootfs)], check=True)
+        before = Path("/proc/self/mountinfo").read_text()
+        inside = [op.mount_filesystem("tmpfs", "tmpfs", "/mnt")]
+        out = run(container(rootfs, inside, "cat /proc/self/mountinfo"), tmp_path / "out")
+        assert "shared:" not in out
+        assert Path("/proc/self/mountinfo").read_text() == before
+    finally:
+        subprocess.run(["umount", "-l", str(rootfs)], check=True)
+
+
 # -- devices -----------------------------------------------------------------------------------------------------------
 
 
@@ -873,6 +886,24 @@ def test_an_id_mapped_mount_shows_files_as_another_users(rootfs: Path, canary: P
     assert run(plan, tmp_path / "out").splitlines() == ["1003 1004", "1003 1004"]
 
 
+def test_an_id_mapped_mount_takes_the_user_namespace_at_a_path(rootfs: Path, canary: Path, tmp_path: Path) -> None:
+    os.chown(canary / "file", 3, 4)
+    owner = spawn([op.unshare(["user"]), op.stop("maps"), op.clone(), op.stop("here")], tmp_path / "owner")
+    owner.talk({"maps": write_maps(5000)}, until="here")
+    try:
+        path = f"/proc/{owner.launch.pid}/ns/user"
+        outer = [
+            op.open_tree("a", str(canary), recursive=True),
+            op.id_map_mount("a", [], [], recursive=True, namespace=path),
+        ]
+        plan = [*beginning(rootfs, *outer), op.mount_bind("a", "/a"), op.pivot_root(), *sh("stat -c '%u %g' /a/file")]
+        assert run(plan, tmp_path / "out") == "5003 5004\n"
+        wrong = op.id_map_mount("a", [], [], recursive=True, namespace=f"/proc/{owner.launch.pid}/ns/uts")
+        assert fail([outer[0], wrong], tmp_path / "out").op == "id_map_mount"
+    finally:
+        owner.launch.abort()
+
+
 def test_an_executor_joins_the_namespaces_at_paths(rootfs: Path, tmp_path: Path) -> None:
     other = spawn([*beginning(rootfs), op.hostname("other"), op.stop("here")], tmp_path / "other").talk(until="here")
     try:
@@ -1035,6 +1066,11 @@ def test_a_slot_given_twice_is_refused(tmp_path: Path) -> None:
     program = executor.executor_path()
     ended = subprocess.run([program, "report=1000"], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (1, "pysandbox-init: report=1000: bad file descriptor\n")
+
+
+def test_arguments_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    ended = subprocess.run([executor.executor_path(), b"\xff"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "pysandbox-init: \ufffd: not of the form slot=N\n")
 
 
 def test_an_executor_that_others_can_write_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
