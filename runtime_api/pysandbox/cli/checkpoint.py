@@ -10,7 +10,7 @@ from pysandbox.errors import Unimplemented
 if TYPE_CHECKING:
     from pysandbox.cli.invocation import Invocation
 
-COMMAND = Command("checkpoint", "not supported", "", at_least=0, at_most=None, ordered=True)
+COMMAND = Command("checkpoint", "not supported", "", at_least=0, at_most=None, raw=True)
 
 
 def run(invocation: Invocation) -> int:  # noqa: ARG001 (the shape of every command)

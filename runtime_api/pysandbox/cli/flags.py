@@ -46,7 +46,10 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a command takes. `at_most` None: no upper limit. `ordered`: flags stand before the first argument only."""
+    """What a command takes. `at_most` None: no upper limit. `ordered`: flags stand before the first argument only.
+
+    `raw`: any word is an argument, whatever it begins with.
+    """
 
     name: str
     summary: str
@@ -55,6 +58,7 @@ class Command:
     at_least: int = 1
     at_most: int | None = 1
     ordered: bool = False
+    raw: bool = False
     details: str = ""
 
 

@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code. `argv` is without the program's name."""
     words = list(sys.argv[1:] if argv is None else argv)
     open_standard_descriptors()
+    if sys.stdout is None:  # so it is where the caller had closed it
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (open to our end)
     inherited = close_inherited_on_exec(3)
     journal = Log()
     try:
@@ -79,7 +81,7 @@ def _dispatch(globals_: Parsed, journal: Log, inherited: frozenset[int]) -> int:
 def _run_command(name: str, words: list[str], globals_: Parsed, journal: Log, inherited: frozenset[int]) -> int:
     command, run = _load(name)
     try:
-        parsed = parse((*command.flags, _HELP), words, ordered=command.ordered)
+        parsed = parse((*command.flags, _HELP), ["--", *words] if command.raw else words, ordered=command.ordered)
         if parsed["help"]:
             sys.stdout.write(usage(command))
             return 0
@@ -92,6 +94,8 @@ def _run_command(name: str, words: list[str], globals_: Parsed, journal: Log, in
     try:
         code = run(Invocation(globals_=globals_, parsed=parsed, journal=journal, inherited=inherited))
         sys.stdout.flush()
+    except UsageError as error:
+        return _fail(journal, error, "")
     except BrokenPipeError:
         return _drop_output()
     except (SandboxError, OSError) as error:
