@@ -11,7 +11,7 @@ from tests.guest.machine import run_in_guest
 #: Seconds. Under emulation the whole run takes some ten minutes.
 PATIENCE = 2400
 TESTS = (
-    "PYTHONPATH=runtime_api:backends python3 -m pytest -ra -p no:cacheprovider tests/contract"
+    "PYTHONPATH=runtime_api:backends python3 -m pytest -ra --color=no -p no:cacheprovider tests/contract"
     " tests/integration/test_cgroup_limits.py tests/integration/test_systemd.py tests/integration/test_apparmor.py"
 )
 

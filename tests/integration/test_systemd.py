@@ -37,7 +37,8 @@ def scope(pysandbox: Runtime, make_bundle: MakeBundle) -> tuple[str, str, int]:
         spec["linux"]["resources"] = {"memory": {"limit": 64 * MIB}, "pids": {"limit": 20}, "cpu": {"shares": 512}}
 
     bundle = make_bundle(["sleep", "1000"], limits)
-    pysandbox.ok("--systemd-cgroup", "run", "--detach", "--bundle", bundle, container_id, stdout=subprocess.DEVNULL)
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # what a pipe would be kept open by
+    pysandbox.ok("--systemd-cgroup", "run", "--detach", "--bundle", bundle, container_id, **nowhere)
     return container_id, f"pysandbox-{container_id}.scope", int(pysandbox.state(container_id)["pid"])
 
 
