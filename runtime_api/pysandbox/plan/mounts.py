@@ -12,6 +12,7 @@ Decisions, each as runc has it unless said otherwise:
   locks it too.
 * `ro` of a tmpfs is done at the end (`late`), because mount points and devices may have to be made in it.
 * A tmpfs without `mode=` takes the mode of the directory it hides.
+* A source in the rootfs itself is opened when its turn comes, so that it shows what was mounted there before.
 * Nothing is mounted below /proc but what LXCFS provides, and on /proc itself only procfs (CVE-2019-16884). The executor
   checks the same on what the destination really is.
 * /proc and /sys are attached to real directories only (CVE-2019-19921).
@@ -155,13 +156,24 @@ def _bind(
         raise InvalidArgument(f"{where}.source: missing, and a bind mount needs one")
     follow = "src-nofollow" not in options.extensions
     source = posixpath.join(around.bundle, source)
-    steps.outer.append(op.open_tree(slot, source, recursive=options.recursive, follow=follow))
-    steps.outer += clone_propagation(slot, around.propagation)
-    steps.outer += _id_map(where, slot, mount, options, around)
-    steps.outer += _bind_attributes(slot, options, user_namespace=around.user_namespace)
+    opening = steps.inner if _shows_earlier_mounts(source, around) else steps.outer
+    opening.append(op.open_tree(slot, source, recursive=options.recursive, follow=follow))
+    opening += clone_propagation(slot, around.propagation)
+    opening += _id_map(where, slot, mount, options, around)
+    opening += _bind_attributes(slot, options, user_namespace=around.user_namespace)
     on_proc = destination in ALLOWED_UNDER_PROC
     follow = "dest-nofollow" not in options.extensions and destination not in ("/proc", "/sys")
     steps.inner.append(op.mount_bind(slot, destination, on_proc=on_proc, follow=follow))
+
+
+def _shows_earlier_mounts(source: str, around: Surroundings) -> bool:
+    """Say whether a source lies in the rootfs, where it is to show what earlier mounts of the spec have put there.
+
+    In a user namespace the path may not be searchable any more: there it is opened outside, without those mounts.
+    """
+    return not around.user_namespace and _inside(posixpath.normpath(source), around.rootfs) != posixpath.normpath(
+        source
+    )
 
 
 def clone_propagation(slot: str, propagation: int) -> list[Operation]:

@@ -59,6 +59,21 @@ def test_a_relative_source_starts_at_the_bundle() -> None:
     assert outer(bind(source="data"))[0] == "open_tree slot=mount0 path=/bundle/data"
 
 
+def test_a_source_in_the_rootfs_shows_what_was_mounted_there_before() -> None:
+    mount = bind("idmap", "ro", source="/bundle/rootfs/mnt")
+    around = {"rootfs": "/bundle/rootfs", "uid_maps": MAPS, "gid_maps": MAPS}
+    assert outer(mount, **around) == []
+    assert [line.split()[0] for line in inner(mount, **around)] == [
+        "open_tree",
+        "set_attributes",
+        "id_map_mount",
+        "set_attributes",
+        "mount_bind",
+    ]
+    assert len(outer(mount, user_namespace=True, **around)) == 4
+    assert len(outer(bind(source="/bundle/rootfs-2"), rootfs="/bundle/rootfs")) == 2
+
+
 @pytest.mark.parametrize(
     ("given", "cleaned"), [("data", "/data"), ("//data//x/", "/data/x"), ("/a/../../etc", "/etc"), ("./x", "/x")]
 )
