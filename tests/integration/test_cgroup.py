@@ -82,24 +82,6 @@ def tear_down(cgroup: Cgroup) -> None:
         directory.remove_tree(path)
 
 
-@pytest.fixture(params=["legacy", "unified"])
-def cgroup(request: pytest.FixtureRequest) -> Cgroup:
-    found: Cgroup = request.getfixturevalue(request.param)
-    return found
-
-
-def tear_down(cgroup: Cgroup) -> None:
-    """Remove what a test left, marked or not."""
-    for path in set(cgroup.paths().values()):
-        for pid in directory.processes(path):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for file, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-            if directory.exists(path, file):
-                directory.write(path, file, value)
-        directory.remove_tree(path)
-
-
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Start a program that waits for a byte on its stdin, so that it can be put somewhere first."""
