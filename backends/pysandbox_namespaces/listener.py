@@ -46,7 +46,7 @@ def send_listener(path: str, pid: int, number: int, document: Mapping[str, Any])
             socket.send_fds(peer, [json.dumps(document).encode()], [listener])
     except OSError as error:
         raise Unavailable(
-            f"linux.seccomp.listenerPath: cannot hand the descriptor to {path}: {error.strerror}"
+            f"linux.seccomp.listenerPath: failed to connect with seccomp agent at {path}: {error.strerror}"
         ) from None
     finally:
         os.close(listener)

@@ -56,9 +56,9 @@ def resource_properties(resources: Resources, version: int, *, systemd: int) -> 
     """Return the limits that systemd should know. What its version cannot do, the cgroup's files do alone."""
     properties = list(_memory(resources.get("memory") or {}, version))
     properties += _cpu(resources.get("cpu") or {}, version, systemd)
-    limit = (resources.get("pids") or {}).get("limit") or 0
-    if limit:
-        properties.append(("TasksMax", ("t", _number(limit))))
+    limit = (resources.get("pids") or {}).get("limit")
+    if limit is not None:
+        properties.append(("TasksMax", ("t", _number(limit or 1))))  # systemd refuses 0
     weight = (resources.get("blockIO") or {}).get("weight")
     if weight and version == 1:
         properties.append(("BlockIOWeight", ("t", weight)))

@@ -133,9 +133,14 @@ def _check_shares(shares: int) -> None:
 
 
 def _v1_pids(pids: Mapping[str, Any]) -> Iterator[Write]:
-    limit = pids.get("limit") or 0
-    if limit:
-        yield Write("pids", "pids.max", str(limit) if limit > 0 else "max", f"{_ROOT}.pids.limit")
+    limit = pids.get("limit")
+    if limit is not None:
+        yield Write("pids", "pids.max", pids_max(limit), f"{_ROOT}.pids.limit")
+
+
+def pids_max(limit: int) -> str:
+    """Return a limit of processes as the kernel takes it. 0 counts as 1, as under runc: init is one already."""
+    return "max" if limit < 0 else str(max(limit, 1))
 
 
 _THROTTLES = (

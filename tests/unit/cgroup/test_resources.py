@@ -34,7 +34,7 @@ def test_nothing_asked_for_writes_nothing() -> None:
 
 
 def test_zero_means_not_set() -> None:
-    resources = {"memory": {"limit": 0, "swap": 0}, "cpu": {"shares": 0, "quota": 0, "period": 0}, "pids": {"limit": 0}}
+    resources = {"memory": {"limit": 0, "swap": 0}, "cpu": {"shares": 0, "quota": 0, "period": 0}}
 
     assert v1(resources) == v2(resources) == []
 
@@ -44,6 +44,7 @@ def test_zero_means_not_set() -> None:
     [
         ({"pids": {"limit": 20}}, [("pids.max", "20")]),
         ({"pids": {"limit": -1}}, [("pids.max", "max")]),
+        ({"pids": {"limit": 0}}, [("pids.max", "1")]),
         ({"memory": {"limit": MIB}}, [("memory.limit_in_bytes", str(MIB))]),
         ({"memory": {"reservation": MIB}}, [("memory.soft_limit_in_bytes", str(MIB))]),
         ({"memory": {"disableOOMKiller": True}}, [("memory.oom_control", "1")]),
