@@ -14,7 +14,7 @@ from pysandbox.errors import FailedPrecondition
 from pysandbox.linux import start_time
 from pysandbox_namespaces import process as processes
 from pysandbox_namespaces.container import START_FIFO, NamespacesContainer
-from pysandbox_namespaces.conversation import converse, unpin
+from pysandbox_namespaces.conversation import converse
 from pysandbox_namespaces.planning import plan_init
 
 if TYPE_CHECKING:
@@ -134,10 +134,6 @@ def _talk_through(launch: Launch, plan: Plan, request: CreateRequest, cgroup: Cg
     """Answer every stop of an init plan."""
     linux_spec = request.spec.get("linux") or {}
 
-    def join_cgroup(pid: int) -> None:
-        cgroup.add(pid)
-        unpin(pid)
-
     def write_maps(pid: int) -> None:
         from pysandbox_namespaces.idmap import write_id_maps
 
@@ -166,7 +162,7 @@ def _talk_through(launch: Launch, plan: Plan, request: CreateRequest, cgroup: Cg
         send(seccomp["listenerPath"], pid, number, document)
 
     answers = {
-        "cgroup": join_cgroup,
+        "cgroup": cgroup.add,
         "id_maps": write_maps,
         "time_offsets": write_time_offsets,
         "net_devices": move_devices,

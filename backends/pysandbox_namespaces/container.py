@@ -13,7 +13,7 @@ from pysandbox.backend import Container, Process
 from pysandbox.errors import FailedPrecondition, NotFound
 from pysandbox.linux import start_time
 from pysandbox_namespaces import process as processes
-from pysandbox_namespaces.conversation import converse, unpin
+from pysandbox_namespaces.conversation import converse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,21 +71,26 @@ class NamespacesContainer(Container):
 
     def exec(self, request: ExecRequest) -> Process:
         """Run the exec plan: the executor joins init's namespaces by pidfd."""
+        from pysandbox_namespaces.listener import hand_listener
         from pysandbox_namespaces.planning import plan_exec
 
         def join_cgroup(pid: int) -> None:
             self._cgroup.add(pid, request.cgroup)
-            if "execCPUAffinity" not in request.process:
-                unpin(pid)
 
+        spec = self._spec()
         pidfd = processes.open_process(self.init.pid, self._started)
         try:
-            plan = plan_exec(request, self.id, self._spec(), self.init.pid)
+            plan = plan_exec(request, self.id, spec, self.init.pid)
             launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots={"process": pidfd})
         finally:
             os.close(pidfd)
         try:
-            process = converse(launch, {"cgroup": join_cgroup}, trace=request.options.trace)
+            process = converse(
+                launch,
+                {"cgroup": join_cgroup},
+                on_listener=lambda pid, number: hand_listener(spec, request.state, pid, number),
+                trace=request.options.trace,
+            )
         except BaseException:
             launch.abort()
             raise

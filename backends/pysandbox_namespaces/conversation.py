@@ -60,14 +60,6 @@ def converse(
     return Process(pid=pid, console=console)
 
 
-def unpin(pid: int) -> None:
-    """Let a process use every processor of its cpuset again, wherever the caller was pinned to, as runc does.
-
-    sched_setaffinity(2) intersects what it is given with the cpuset that the process has joined.
-    """
-    os.sched_setaffinity(pid, range(os.sysconf("SC_NPROCESSORS_CONF")))
-
-
 def _answer(launch: Launch, answers: Mapping[str, Answer], name: str, pid: int) -> None:
     if name not in answers:
         raise Unknown(f"the executor stopped at {name!r}, which nobody answers")
