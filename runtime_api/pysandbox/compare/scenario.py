@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pysandbox.compare import measure, memory, parity, workload
@@ -94,7 +95,7 @@ class Bench:
         yield "state", self.command("state", self._long)
 
     def executor(self) -> Iterator[tuple[str, float]]:
-        """The executor's own share of `run true`, from its spawn to the program, as `--trace` tells it."""
+        """The executor's own share of `run true`, from its first step to its last, as `--trace` tells it."""
         if self.contender.name != "pysandbox":
             return
         self.command("run", "--trace", "--bundle", os.fspath(self.bundles["true"]), _new_id())
@@ -126,11 +127,15 @@ class Bench:
 
 
 def traced_milliseconds(text: str) -> float:
-    """Return when the last step of a `--trace` came: `12.345 ms  +0.123  step`, milliseconds since the first."""
-    times = [float(line.split()[0]) for line in text.splitlines() if line.split()[1:2] == ["ms"]]
-    if not times:
+    """Return the sum of the steps of a `--trace`, but the answers that the executor waited for.
+
+    A line is `12.345 ms  +0.123  step`: what came before this step took 0.123. What follows a `stop` is not the
+    executor's work but the front end's: the cgroup, the record, hooks.
+    """
+    steps = [line.split() for line in text.splitlines() if line.split()[1:2] == ["ms"]]
+    if not steps:
         raise measure.Failed("--trace printed no step")
-    return times[-1]
+    return sum(float(now[-2].lstrip("+")) for before, now in pairwise(steps) if before[-1] != "stop")
 
 
 def floor(contender: Contender, place: measure.Place, output: int) -> Iterator[tuple[str, float]]:

@@ -89,5 +89,19 @@ def test_contenders_in_the_private_place_are_compared_with_runc_there() -> None:
     assert "0.50 (" in shown[0]
 
 
-def test_the_executors_share_is_the_time_of_its_last_step() -> None:
-    assert traced_milliseconds("    0.000 ms  +   0.000  unshare\n    1.250 ms  +   1.250  execute\n") == 1.25
+TRACE = """\
+    0.000 ms  +   0.000  stop
+   10.000 ms  +  10.000  unshare
+   11.000 ms  +   1.000  clone
+   11.500 ms  +   0.500  stop
+   20.000 ms  +   8.500  pivot_root
+   20.250 ms  +   0.250  stop
+"""
+
+
+def test_the_executors_share_is_its_steps_without_the_answers_it_waited_for() -> None:
+    assert traced_milliseconds(TRACE) == 1.0 + 0.5 + 0.25
+
+
+def test_other_lines_of_a_trace_count_for_nothing() -> None:
+    assert traced_milliseconds("hello\n\n" + TRACE + 'time="…" level=warning msg="5 ms + 3"\n') == 1.75
