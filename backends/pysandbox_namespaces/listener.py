@@ -11,6 +11,8 @@ from pysandbox.linux import pidfd_getfd
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pysandbox.oci.types import Spec
+
 #: Seconds to wait for the agent to take the descriptor.
 PATIENCE = 10.0
 
@@ -24,6 +26,13 @@ def container_process_state(state: Mapping[str, Any], pid: int, metadata: str) -
         "metadata": metadata,
         "state": {**state, "pid": state.get("pid") or pid},
     }
+
+
+def hand_listener(spec: Spec, state: Mapping[str, Any], pid: int, number: int) -> None:
+    """Send the notify descriptor `number` of process `pid` to the agent that the spec names."""
+    seccomp = spec["linux"]["seccomp"]
+    document = container_process_state(state, pid, seccomp.get("listenerMetadata", ""))
+    send_listener(seccomp["listenerPath"], pid, number, document)
 
 
 def send_listener(path: str, pid: int, number: int, document: Mapping[str, Any]) -> None:

@@ -87,6 +87,7 @@ class ExecRequest:
     stdio: Stdio
     cgroup: str | None = None
     ignore_paused: bool = False
+    state: Mapping[str, Any] = field(default_factory=dict)  # the container's OCI state, for a seccomp listener
     options: Options = field(default_factory=Options)
 
 

@@ -376,6 +376,7 @@ def exec_(
                 stdio=stdio or Stdio(),
                 cgroup=cgroup,
                 ignore_paused=ignore_paused,
+                state=state_document(record, "running", record.pid),
                 options=options or Options(),
             )
         )
