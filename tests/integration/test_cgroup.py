@@ -427,6 +427,18 @@ def test_v1_period_and_quota_can_both_change_either_way(legacy: CgroupV1) -> Non
         assert directory.read(legacy.paths()["cpu"], "cpu.cfs_period_us").strip() == str(period)
 
 
+def test_v1_a_shorter_period_under_a_parent_s_quota_waits_for_the_new_quota(legacy: CgroupV1, name: str) -> None:
+    """The kernel refuses the old quota in the new period: 20 of 10 ms is more than the parent has."""
+    legacy.create({"cpu": {"quota": 50000, "period": 100000}})
+    child = open_cgroup(f"/{name}/child", name)
+    child.create({"cpu": {"quota": 20000, "period": 50000}})
+
+    child.apply({"cpu": {"quota": 4000, "period": 10000}})
+
+    assert directory.read(child.paths()["cpu"], "cpu.cfs_quota_us").strip() == "4000"
+    assert directory.read(child.paths()["cpu"], "cpu.cfs_period_us").strip() == "10000"
+
+
 def test_v1_what_an_update_does_not_mention_stays(legacy: CgroupV1) -> None:
     legacy.create({"pids": {"limit": 17}, "cpu": {"shares": 512}, "devices": [{"allow": True, "access": "rwm"}]})
 
