@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pysandbox.oci.types import Resources, Spec
 
 #: The FIFO in the state directory. `create` opens it read-write for init, so it has a reader as long as init lives.
-START_FIFO = "start"
+START_FIFO = "exec.fifo"
 
 
 class NamespacesContainer(Container):

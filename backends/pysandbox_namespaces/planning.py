@@ -42,7 +42,7 @@ def plan_init(
         state=state,
         preserved=preserved,
     )
-    _warn(plan, options)
+    _log(plan, options)
     return plan
 
 
@@ -57,7 +57,7 @@ def plan_exec(request: ExecRequest, container_id: str, spec: Spec, pid: int) -> 
         container_id=container_id,
         preserved=len(request.stdio.preserved),
     )
-    _warn(plan, request.options)
+    _log(plan, request.options)
     return plan
 
 
@@ -75,7 +75,10 @@ def _namespace_of(pid: int, kind: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _warn(plan: Plan, options: Options) -> None:
+def _log(plan: Plan, options: Options) -> None:
     if options.warn is not None:
         for warning in plan.warnings:
             options.warn(warning)
+    if options.debug is not None:
+        for line in (*plan.debug, *plan.describe()):
+            options.debug(line)

@@ -54,6 +54,7 @@ class Options:
     no_new_keyring: bool = False
     trace: Callable[[str, int], None] | None = None  # (step, CLOCK_MONOTONIC in ns)
     warn: Callable[[str], None] | None = None  # one line for the log
+    debug: Callable[[str], None] | None = None  # the same, only under --debug
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from pysandbox.errors import InvalidArgument
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pysandbox.backend import Process
+    from pysandbox.backend import Container, Process
     from pysandbox.cli.flags import Parsed
     from pysandbox.cli.invocation import Invocation
     from pysandbox.oci.bundle import Bundle
@@ -41,6 +41,8 @@ def options(invocation: Invocation) -> Options:
         no_pivot=flags["no-pivot"],
         no_new_keyring=flags["no-new-keyring"],
         trace=Trace() if flags["trace"] else None,
+        warn=invocation.journal.warning,
+        debug=invocation.journal.debug if invocation.globals_["debug"] else None,
     )
 
 
@@ -79,6 +81,40 @@ def preserved(flags: Parsed, inherited: frozenset[int], listening: int = 0) -> t
                 f"stat /proc/self/fd/{number}: no such file or directory"
             )
     return numbers
+
+
+def prepare(invocation: Invocation, container_id: str, bundle: Bundle, *, detach: bool) -> Callable[[], Container]:
+    """Check what the flags ask for and connect to what they name; return what then creates the container.
+
+    Changes to the bundle's directory, where hooks run.
+    """
+    from pysandbox import lifecycle
+    from pysandbox.console import check_console
+
+    flags, terminal = invocation.parsed, bool(bundle.spec["process"].get("terminal"))
+    check_console(terminal=terminal, detach=detach, console_socket=flags["console-socket"])
+    listening = listen_descriptors(invocation.inherited)
+    descriptors = preserved(flags, invocation.inherited, listening)
+    if listening:
+        bundle = with_environment(bundle, f"LISTEN_FDS={listening}", "LISTEN_PID=1")
+    runtime = invocation.runtime()
+    directories: tuple[str, ...] = ()
+    if os.environ.get("NOTIFY_SOCKET"):
+        from pysandbox import notify
+
+        bundle = notify.with_socket(bundle, f"{runtime.store.path}/{container_id}")
+        directories = (notify.DIRECTORY,)
+    deliver = delivery(flags)
+    os.chdir(bundle.path)
+    return lambda: lifecycle.create(
+        runtime,
+        container_id,
+        bundle,
+        stdio=stdio(bundle.spec["process"], descriptors),
+        options=options(invocation),
+        deliver=deliver,
+        directories=directories,
+    )
 
 
 def stdio(process: Mapping[str, Any], descriptors: tuple[int, ...]) -> Stdio:
