@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pysandbox.oci.types import Spec
 
 MARK = "PYSANDBOX_FAKE_TOKEN"
+_WRITE = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _WAIT_FOR_START = 'exec 9<"$0"; read go <&9; exec 9<&-; exec "$@"'
 
 
@@ -53,12 +54,13 @@ class FakeContainer(Container):
 
     def start(self) -> None:
         """Write the line that the shell waits for."""
-        try:
-            descriptor = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            raise FailedPrecondition("container not running") from error
-        with open(descriptor, "wb", buffering=0) as fifo:
-            fifo.write(b"go\n")
+        while self.alive():
+            # ENXIO: the shell does not read yet.
+            with contextlib.suppress(OSError), open(os.open(self._fifo, _WRITE), "wb", buffering=0) as fifo:
+                fifo.write(b"go\n")
+                return
+            time.sleep(0.001)
+        raise FailedPrecondition("container not running")
 
     def exec(self, request: ExecRequest) -> Process:
         """Start a process with the same token."""
