@@ -21,6 +21,8 @@ pub struct Executor {
     pub joins: Vec<(i32, OwnedFd)>,
     /// /proc/self/timens_offsets, opened before a user namespace could hide it.
     pub time_offsets: Option<OwnedFd>,
+    /// Whether the rootfs lies over "/" of the mount namespace, not at a path of its own.
+    pub root_on_top: bool,
     pub parent_death_signal: i32,
     /// A working directory that root could not enter: `credentials` tries again.
     pub pending_directory: Option<Text>,
@@ -43,6 +45,7 @@ impl Executor {
             mapped: Vec::new(),
             joins: Vec::new(),
             time_offsets: None,
+            root_on_top: false,
             parent_death_signal: 0,
             pending_directory: None,
             program: None,

@@ -18,6 +18,7 @@ use slots::Slots;
 
 fn main() {
     sys::reset_signals();
+    sys::end_on_signals();
     let slots = match Slots::from_arguments(arguments()) {
         Ok(slots) => slots,
         Err(reason) => {

@@ -648,6 +648,21 @@ pub fn reset_signals() {
     );
 }
 
+/// Let the signals that ask a process to end do so for PID 1 of a pid namespace too, where the kernel drops those that
+/// are not caught (pid_namespaces(7)): a container that waits for `start` can be ended by SIGTERM. execve(2) takes the
+/// handlers off again.
+pub fn end_on_signals() {
+    extern "C" fn end(signal: i32) {
+        // SAFETY: no pointers; async-signal-safe (signal-safety(7)).
+        unsafe { libc::_exit(128 + signal) }
+    }
+    let handler = end as extern "C" fn(i32) as libc::sighandler_t;
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        // SAFETY: the handler is a function of this program and only ends it.
+        unsafe { libc::signal(signal, handler) };
+    }
+}
+
 fn prctl(option: i32, argument: u64) -> Result<i64> {
     let zero = 0u64;
     // SAFETY: none of the options used here takes a pointer but PR_SET_NAME, which has its own function.

@@ -517,6 +517,23 @@ def test_without_pivot_root_the_hosts_proc_is_gone(rootfs: Path, tmp_path: Path)
     assert int(lines[3]) < 6
 
 
+@pytest.mark.parametrize("at_its_path", [True, False])
+def test_without_pivot_root_the_rootfs_covers_the_hosts_root(rootfs: Path, tmp_path: Path, at_its_path: bool) -> None:
+    """Out of a chroot leads a well-known way: it must not lead to the host."""
+    requires("command nsenter")
+    (rootfs / "marker").write_text("")
+    start = beginning(rootfs)
+    if at_its_path:
+        start = [op.attach_root("rootfs", str(rootfs)) if one.name == "attach_root" else one for one in start]
+    ran = spawn([*start, op.move_root(), op.stop("here")], tmp_path / "out").talk(until="here")
+    try:
+        enter_top = ["nsenter", f"--mount=/proc/{ran.launch.pid}/ns/mnt", "/bin/ls", "/"]
+        listed = subprocess.run(enter_top, capture_output=True, text=True, check=True)
+        assert "marker" in listed.stdout.split()
+    finally:
+        ran.launch.abort()
+
+
 def test_without_a_mount_namespace_the_root_is_changed(rootfs: Path, tmp_path: Path) -> None:
     plan = [
         op.clone(),
@@ -562,8 +579,8 @@ def test_ambient_capabilities_survive_the_change_of_user(rootfs: Path, tmp_path:
 def test_an_id_that_means_leave_it_is_refused(rootfs: Path, tmp_path: Path) -> None:
     """2**32-1 is -1 to the kernel: setresuid succeeds, and the process stays root."""
     for credential in (credentials(uid=2**32 - 1), credentials(gid=2**32 - 1)):
-        error = fail([*beginning(rootfs), op.pivot_root(), credential], tmp_path / "out")
-        assert error.op == "credentials"
+        error = fail([*beginning(rootfs), op.pivot_root(), credential, *ending("true")], tmp_path / "out")
+        assert (error.op, error.text) == ("credentials", "the process did not become the user asked for")
 
 
 def test_a_directory_that_only_the_user_may_enter_is_tried_again_as_the_user(rootfs: Path, tmp_path: Path) -> None:

@@ -26,7 +26,10 @@ pub fn attach_root(executor: &mut Executor, slot: &Text, path: Option<&Text>) ->
     let directory = libc::O_PATH | libc::O_DIRECTORY;
     let place = match path.map(|path| sys::open(path.as_c(), directory)) {
         Some(Ok(place)) => place,
-        _ => sys::open(c"/", directory).at("open", "/")?,
+        _ => {
+            executor.root_on_top = true;
+            sys::open(c"/", directory).at("open", "/")?
+        }
     };
     sys::move_mount(mount.as_fd(), place.as_fd()).at("move_mount", slot.as_str())?;
     executor.slots.set("root", mount);
@@ -64,6 +67,11 @@ pub fn pivot_root(executor: &Executor) -> Outcome {
 pub fn move_root(executor: &Executor) -> Outcome {
     for path in [c"/proc", c"/sys"] {
         hide_host_mount(path)?;
+    }
+    // Whoever breaks out of the chroot finds the rootfs at the top of the mount namespace again.
+    if !executor.root_on_top {
+        let top = sys::open(c"/", libc::O_PATH | libc::O_DIRECTORY).at("open", "/")?;
+        sys::move_mount(executor.slots.get("root")?, top.as_fd()).at("move_mount", "/")?;
     }
     change_root(executor)
 }
