@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from pysandbox.backend import Container, Process
+    from pysandbox.oci.types import ConsoleSize
 
 #: Not forwarded: those that tell about ourselves, that a fault of our own causes, or that nobody can catch.
 NOT_FORWARDED = frozenset(
@@ -86,6 +87,11 @@ class Terminal:
         import termios
 
         termios.tcsetattr(self.descriptor, termios.TCSANOW, self._before)
+
+    def size(self) -> ConsoleSize:
+        """Return this terminal's size as a spec's consoleSize."""
+        height, width = os.get_terminal_size(self.descriptor)[::-1]
+        return {"height": height, "width": width}
 
     def resize(self, master: int) -> None:
         """Give a pty this terminal's size."""

@@ -240,17 +240,19 @@ def create(
     stdio: Stdio | None = None,
     options: Options | None = None,
     deliver: Callable[[Process], None] | None = None,
+    directories: Sequence[str] = (),
 ) -> Container:
     """Make a container whose program waits for `start`.
 
+    `directories` are made in the state directory, for mounts of the spec that come from there.
     `deliver` gets its init when all stands: it writes the pid file and hands the console over. What fails, there too,
     leaves nothing behind. Raises AlreadyExists, InvalidArgument, HookFailed and whatever the backend raises.
     """
     check_id(container_id)
     annotations = bundle.spec.get("annotations") or {}
-    name = choose(runtime.config, runtime.backend, annotations)
-    backend = load_backend(name, runtime.config)
-    record = _first_record(container_id, bundle, name, runtime.store.path)
+    backend_name = choose(runtime.config, runtime.backend, annotations)
+    backend = load_backend(backend_name, runtime.config)
+    record = _first_record(container_id, bundle, backend_name, runtime.store.path)
     with _take_id(runtime, record, bundle.spec) as directory:
         draft = _Draft(runtime, bundle, directory, record)
         request = CreateRequest(
@@ -265,6 +267,8 @@ def create(
             options=options or Options(),
         )
         try:
+            for name in directories:
+                os.mkdir(name, mode=0o755, dir_fd=directory.descriptor)
             container = backend.create(request)
             if deliver is not None:
                 deliver(container.init)

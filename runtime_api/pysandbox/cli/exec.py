@@ -55,6 +55,8 @@ def run(invocation: Invocation) -> int:
     check_console(terminal=terminal, detach=detach, console_socket=flags["console-socket"])
     descriptors = preserved(flags, invocation.inherited)
     host_terminal = Terminal() if terminal and not detach else None
+    if host_terminal is not None and "consoleSize" not in process:
+        process["consoleSize"] = host_terminal.size()
     deliver = delivery(flags)
     exec_id = os.urandom(8).hex()
     with Signals() as signals:

@@ -8,15 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pysandbox.cli.creation import (
-    CREATE_FLAGS,
-    delivery,
-    listen_descriptors,
-    options,
-    preserved,
-    stdio,
-    with_environment,
-)
+from pysandbox.cli.creation import CREATE_FLAGS, options, prepare
 from pysandbox.cli.flags import Command, Flag, UsageError
 
 if TYPE_CHECKING:
@@ -91,40 +83,24 @@ def _print_plan(invocation: Invocation, container_id: str, bundle: Bundle) -> in
 
 def _run(invocation: Invocation, container_id: str, bundle: Bundle) -> int:
     from pysandbox import lifecycle
-    from pysandbox.console import Signals, Terminal, attend, check_console
+    from pysandbox.console import Signals, Terminal, attend
     from pysandbox.linux import set_child_subreaper
 
     flags = invocation.parsed
     wants_terminal = bool(bundle.spec["process"].get("terminal"))
-    check_console(terminal=wants_terminal, detach=flags["detach"], console_socket=flags["console-socket"])
-    listening = listen_descriptors(invocation.inherited)
-    descriptors = preserved(flags, invocation.inherited, listening)
-    if listening:
-        bundle = with_environment(bundle, f"LISTEN_FDS={listening}", "LISTEN_PID=1")
+    create = prepare(invocation, container_id, bundle, detach=flags["detach"])
     runtime = invocation.runtime()
-    deliver = delivery(flags)
-    terminal = Terminal() if wants_terminal and not flags["detach"] else None
-
-    def launch() -> Container:
-        container = lifecycle.create(
-            runtime,
-            container_id,
-            bundle,
-            stdio=stdio(bundle.spec["process"], descriptors),
-            options=options(invocation),
-            deliver=deliver,
-        )
-        _start(runtime, container_id, container)
-        return container
-
-    os.chdir(bundle.path)
     if flags["detach"]:
-        launch()
+        _start(runtime, container_id, create(), background=False)
         return 0
+    terminal = Terminal() if wants_terminal else None
     if not flags["no-subreaper"]:
         set_child_subreaper()
     with Signals() as signals:
-        container = launch()
+        container = create()
+        if terminal is not None and container.init.console is not None:
+            terminal.resize(container.init.console)  # before the program can ask
+        _start(runtime, container_id, container, background=True)
         try:
             return attend(container, container.init, signals, terminal)
         finally:
@@ -132,12 +108,13 @@ def _run(invocation: Invocation, container_id: str, bundle: Bundle) -> int:
                 lifecycle.delete(runtime, container_id, force=True)
 
 
-def _start(runtime: Runtime, container_id: str, container: Container) -> None:
+def _start(runtime: Runtime, container_id: str, container: Container, *, background: bool) -> None:
     """Start what we have just created; what cannot be started is not left behind."""
     from pysandbox import lifecycle
+    from pysandbox.cli.start import start_and_notify
 
     try:
-        lifecycle.start(runtime, container_id, container)
+        start_and_notify(runtime, container_id, container, background=background)
     except BaseException:
         with contextlib.suppress(Exception):
             lifecycle.delete(runtime, container_id, force=True)
