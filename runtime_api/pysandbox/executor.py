@@ -65,7 +65,9 @@ class ExecutorError(SandboxError):
     """
 
     def __init__(self, op: str, index: int, call: str, path: str, errno: int, text: str) -> None:
-        super().__init__(": ".join(part for part in (op, call, path, text) if part))
+        # For the program itself the words that callers of runc know.
+        words = f"exec {path}: {text}" if call == "execve" else ": ".join(filter(None, (op, call, path, text)))
+        super().__init__(words)
         self.op = op
         self.index = index
         self.call = call
