@@ -51,6 +51,9 @@ def _open(path: str) -> int:
     if not path.startswith(("/dev/", "/proc/")):
         flags |= os.O_NOFOLLOW
     try:
-        return os.open(path, flags, 0o644)
+        # A FIFO that nobody reads would hold us up for ever; opened so, it is ENXIO.
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o644)
     except OSError as error:
         raise InvalidArgument(f"open {path}: {error.strerror}") from error
+    os.set_blocking(descriptor, True)
+    return descriptor
