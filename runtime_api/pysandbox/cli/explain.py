@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pysandbox.cli.flags import Command
 from pysandbox.cli.list import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pysandbox.backend import Features
     from pysandbox.cli.invocation import Invocation
     from pysandbox.config import Config
@@ -23,7 +21,8 @@ COMMAND = Command(
     at_least=0,
     details="""
 enforced: done on the host. guest: done by the guest's kernel. refused: creating the container fails, naming the field.
-ignored: nothing is done, and the log says so. With --backend, one backend only.
+ignored: nothing is done. unknown: the runtime specification has no such field, so it passes unread. With --backend, one
+backend only.
 """,
 )
 
@@ -31,31 +30,14 @@ ignored: nothing is done, and the log says so. With --backend, one backend only.
 def run(invocation: Invocation) -> int:
     """Print a table: a row for each field, a column for each backend."""
     from pysandbox.oci.bundle import load_bundle
-    from pysandbox.oci.features import treatment
+    from pysandbox.oci.explain import explain
 
     bundle = load_bundle(os.path.abspath([*invocation.parsed.arguments, "."][0]))
     backends = _features(invocation.config(), invocation.globals_["backend"])
     rows = [["FIELD", *(name.upper() for name in backends)]]
-    paths = sorted(set(field_paths(bundle.spec, "")))
-    rows += [[path, *(treatment(features.fields, path) for features in backends.values())] for path in paths]
+    rows += [[row.path, *row.treatments.values()] for row in explain(bundle.spec, backends)]
     sys.stdout.write(table(rows))
     return 0
-
-
-def field_paths(value: Any, path: str) -> Iterator[str]:
-    """Yield the path of every field that holds a value, without list indexes: `mounts.options`.
-
-    Maps whose keys are the user's own (annotations, sysctl) count as one field.
-    """
-    children = value if isinstance(value, list) else [value]
-    objects = [child for child in children if isinstance(child, dict)]
-    if not objects or path in {"annotations", "linux.sysctl", "linux.resources.unified", "linux.resources.rdma"}:
-        if path and value not in (None, [], {}):
-            yield path
-        return
-    for child in objects:
-        for key, inner in child.items():
-            yield from field_paths(inner, f"{path}.{key}" if path else key)
 
 
 def _features(config: Config, only: str) -> dict[str, Features]:
