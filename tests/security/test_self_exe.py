@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -109,3 +110,19 @@ def test_exec_cannot_be_overwritten_by_a_container_that_waits_for_it(
 
     assert counts(done.out)[1] == 0, done
     assert own_files(runtime) == before
+
+
+ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+def test_what_runs_inside_is_a_sealed_copy(runtime: Runtime, bundle: Bundle) -> None:
+    """Seen from outside, on the init that waits for `start`: no file of the host, and nobody can change it."""
+    container, created = runtime.create(bundle)
+    assert created.code == 0, created
+    program = Path(f"/proc/{runtime.state(container)['pid']}/exe")
+
+    with program.open("rb") as executable:
+        seals = fcntl.fcntl(executable, fcntl.F_GET_SEALS)
+
+    assert os.readlink(program).startswith("/memfd:")
+    assert seals & ALL_SEALS == ALL_SEALS
