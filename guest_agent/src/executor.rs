@@ -170,7 +170,7 @@ impl Executor {
                 replace,
             } => devices::make_link(self, path, target, *replace),
             O::MakeDirectory { path, mode } => devices::make_directory(self, path, *mode),
-            O::RunHooks { kind, hooks, state } => hooks::run_hooks(kind, hooks, state),
+            O::RunHooks { kind, hooks, state } => hooks::run_hooks(self, kind, hooks, state),
             O::PivotRoot {} => root::pivot_root(self),
             O::MoveRoot {} => root::move_root(self),
             O::ChangeRoot {} => root::change_root(self),

@@ -663,6 +663,13 @@ pub fn end_on_signals() {
     }
 }
 
+/// Return what a signal means, in lower case: "bad system call".
+pub fn signal_text(signal: i32) -> String {
+    // SAFETY: strsignal(3) answers any number with a string that nobody else changes: this program has one thread.
+    let text = unsafe { CStr::from_ptr(libc::strsignal(signal)) };
+    text.to_string_lossy().to_lowercase()
+}
+
 fn prctl(option: i32, argument: u64) -> Result<i64> {
     let zero = 0u64;
     // SAFETY: none of the options used here takes a pointer but PR_SET_NAME, which has its own function.

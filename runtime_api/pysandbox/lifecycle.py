@@ -362,7 +362,7 @@ def exec_(
     *,
     exec_id: str,
     stdio: Stdio | None = None,
-    cgroup: str | None = None,
+    cgroup: Mapping[str, str] | None = None,
     ignore_paused: bool = False,
     options: Options | None = None,
     deliver: Callable[[Process], None] | None = None,

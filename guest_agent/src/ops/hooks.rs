@@ -1,5 +1,6 @@
 //! OCI hooks that run in the container's namespaces.
 
+use crate::executor::Executor;
 use crate::plan::{Hook, Text};
 use crate::report::{Context, Failure, Outcome};
 use crate::sys;
@@ -12,7 +13,11 @@ const LONGEST: u64 = 24 * 3600;
 /// How much of a hook's output goes into the error.
 const MOST_OUTPUT: usize = 4096;
 
-pub fn run_hooks(kind: &Text, hooks: &[Hook], state: &Value) -> Outcome {
+pub fn run_hooks(executor: &Executor, kind: &Text, hooks: &[Hook], state: &Value) -> Outcome {
+    if kind.as_str() == "createContainer" {
+        // As under runc they run in the root file system that is about to become the root.
+        sys::fchdir(executor.slots.get("root")?).at("fchdir", "root")?;
+    }
     let mut state = state.clone();
     state["pid"] = sys::getpid().into();
     let state = state.to_string();
@@ -147,7 +152,7 @@ fn judge(path: &str, status: i32, output: &[u8]) -> Outcome {
     let how = if libc::WIFEXITED(status) {
         format!("exit status {}", libc::WEXITSTATUS(status))
     } else {
-        format!("signal {}", libc::WTERMSIG(status))
+        format!("signal: {}", sys::signal_text(libc::WTERMSIG(status)))
     };
     let output = String::from_utf8_lossy(output);
     let text = format!("{path}: {how}, output: {}", output.trim_end());

@@ -66,11 +66,20 @@ def run(invocation: Invocation) -> int:
             process,
             exec_id=exec_id,
             stdio=stdio(process, descriptors),
-            cgroup=",".join(flags["cgroup"]) or None,
+            cgroup=_sub_cgroups(flags["cgroup"]),
             ignore_paused=flags["ignore-paused"],
             deliver=deliver,
         )
         return 0 if detach else attend(container, started, signals, host_terminal, exec_id)
+
+
+def _sub_cgroups(given: list[str]) -> dict[str, str] | None:
+    """Return what all `--cgroup [CONTROLLER[,…]:]PATH` say together."""
+    if not given:
+        return None
+    from pysandbox.cgroup.membership import parse_below
+
+    return {controller: path for text in given for controller, path in parse_below(text).items()}
 
 
 def _spec(runtime: Any, container_id: str) -> Mapping[str, Any]:

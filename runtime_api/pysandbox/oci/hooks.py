@@ -39,7 +39,7 @@ def run_hooks(spec: Mapping[str, Any], kind: str, state: Mapping[str, Any]) -> N
         except DeadlineExceeded as error:
             raise HookFailed(f"{where}: {error}") from error
         if code != 0:
-            ending = f"exit status {code}" if code > 0 else f"signal: {signal.strsignal(-code)}"
+            ending = f"exit status {code}" if code > 0 else f"signal: {signal.strsignal(-code)}".lower()
             stdout, stderr = (output.decode(errors="replace").strip() for output in outputs)
             raise HookFailed(f"{where}: {ending}, stdout: {stdout}, stderr: {stderr}")
 

@@ -74,7 +74,7 @@ def test_a_failure_names_kind_number_path_code_and_output() -> None:
 
 
 def test_death_by_signal_is_named() -> None:
-    with pytest.raises(HookFailed, match="signal: Killed"):
+    with pytest.raises(HookFailed, match="signal: killed"):
         run(shell("kill -9 $$"))
 
 
