@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(journal, error, "")
     except SandboxError as error:
         return _fail(journal, error, "")
+    except KeyboardInterrupt:
+        return 130  # 128 and SIGINT; whatever was half made has been undone on the way here
 
 
 def _dispatch(globals_: Parsed, journal: Log, inherited: frozenset[int]) -> int:

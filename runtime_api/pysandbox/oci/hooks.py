@@ -99,10 +99,12 @@ def _wait(pid: int, stdout: int, stderr: int, timeout: int | None) -> tuple[int,
             left = None if deadline is None else max(0, deadline - time.monotonic()) * 1000
             ready = {descriptor for descriptor, _ in poll.poll(left)}
             if not ready:
-                _end_group(pid)
                 raise DeadlineExceeded(f"hook ran past timeout of {timeout} s and was killed")
             for descriptor in ready & outputs.keys():
                 _collect(descriptor, outputs, poll)
+    except BaseException:  # the time-out, or a signal for us: the hook does not outlive it
+        _end_group(pid)
+        raise
     finally:
         os.close(process)
     for descriptor in outputs:
