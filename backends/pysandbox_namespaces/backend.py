@@ -13,7 +13,7 @@ from pysandbox.cgroup.cgroup import load_cgroup, open_cgroup
 from pysandbox.errors import FailedPrecondition
 from pysandbox.linux import start_time
 from pysandbox_namespaces import process as processes
-from pysandbox_namespaces.container import START_FIFO, NamespacesContainer
+from pysandbox_namespaces.container import START_FIFO, NamespacesContainer, hold_entrances
 from pysandbox_namespaces.conversation import converse
 from pysandbox_namespaces.planning import plan_init
 
@@ -71,7 +71,9 @@ class NamespacesBackend(Backend):
             undo.callback(os.close, start)
             cgroup.create()
             undo.callback(cgroup.remove)
-            launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots={"start": start})
+            with contextlib.ExitStack() as held:
+                slots = {"start": start, **hold_entrances(held, cgroup)}
+                launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots=slots)
             undo.callback(_end, launch, cgroup)
             init = _talk_through(launch, plan, request, cgroup)
             undo.pop_all()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pysandbox import executor
 from pysandbox.backend import Container, Process
+from pysandbox.cgroup.cgroup import open_entrances
 from pysandbox.errors import FailedPrecondition, NotFound
 from pysandbox.linux import start_time
 from pysandbox_namespaces import process as processes
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 
 #: The FIFO in the state directory. `create` opens it read-write for init, so it has a reader as long as init lives.
 START_FIFO = "exec.fifo"
+
+
+def hold_entrances(held: contextlib.ExitStack, cgroup: Cgroup) -> dict[str, int]:
+    """Open a cgroup's entrances for as long as `held` lasts."""
+    opened = open_entrances(cgroup)
+    for descriptor in opened.values():
+        held.callback(os.close, descriptor)
+    return opened
 
 
 class NamespacesContainer(Container):
@@ -75,15 +84,15 @@ class NamespacesContainer(Container):
         from pysandbox_namespaces.planning import plan_exec
 
         def join_cgroup(pid: int) -> None:
-            self._cgroup.add(pid, request.cgroup)
+            self._cgroup.add(pid, request.cgroup, init=self.init.pid)
 
         spec = self._spec()
-        pidfd = processes.open_process(self.init.pid, self._started)
-        try:
-            plan = plan_exec(request, self.id, spec, self.init.pid)
-            launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots={"process": pidfd})
-        finally:
-            os.close(pidfd)
+        with contextlib.ExitStack() as held:
+            pidfd = processes.open_process(self.init.pid, self._started)
+            held.callback(os.close, pidfd)
+            entrances = {} if request.cgroup else hold_entrances(held, self._cgroup)
+            plan = plan_exec(request, self.id, spec, self.init.pid, list(entrances))
+            launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots={"process": pidfd, **entrances})
         try:
             process = converse(
                 launch,

@@ -13,7 +13,7 @@ from pysandbox.plan.process import exec_plan
 NAMESPACE_FILES = {"network": "net", "mount": "mnt"}
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from pysandbox.backend import ExecRequest, Options
@@ -41,13 +41,14 @@ def plan_init(
         host=host_facts(spec),
         state=state,
         preserved=preserved,
+        entrances=list(cgroup.entrances()),
     )
     _log(plan, options)
     return plan
 
 
-def plan_exec(request: ExecRequest, container_id: str, spec: Spec, pid: int) -> Plan:
-    """Plan one more process in the container whose init is `pid`."""
+def plan_exec(request: ExecRequest, container_id: str, spec: Spec, pid: int, entrances: Sequence[str]) -> Plan:
+    """Plan one more process in the container whose init is `pid`; `entrances` are the slots of its cgroup."""
     plan = exec_plan(
         request.process,
         spec,
@@ -56,6 +57,7 @@ def plan_exec(request: ExecRequest, container_id: str, spec: Spec, pid: int) -> 
         namespaces=separate_namespaces(spec, pid),
         container_id=container_id,
         preserved=len(request.stdio.preserved),
+        entrances=entrances,
     )
     _log(plan, request.options)
     return plan

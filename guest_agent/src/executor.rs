@@ -126,6 +126,7 @@ impl Executor {
             O::Stop { name } => process::stop(self, name),
             O::BecomeRoot {} => namespaces::become_root(),
             O::TimeOffsets { offsets } => namespaces::time_offsets(self, offsets),
+            O::EnterCgroups { slots } => process::enter_cgroups(self, slots),
             O::Clone { into_cgroup } => process::clone(self, *into_cgroup),
             O::NewSession {} => process::new_session(),
             O::Keyring { name, permission } => process::keyring(name, *permission),

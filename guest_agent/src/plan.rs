@@ -307,6 +307,7 @@ operations! {
     Stop "stop" { name: Text }
     BecomeRoot "become_root" { }
     TimeOffsets "time_offsets" { offsets: Vec<(Text, i64, u32)> }
+    EnterCgroups "enter_cgroups" { slots: Vec<Text> }
     Clone "clone" { into_cgroup: bool = false }
     NewSession "new_session" { }
     Keyring "keyring" { name: Text, permission: u32 = 0x0008_0000 }

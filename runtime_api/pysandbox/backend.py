@@ -254,7 +254,7 @@ class BackendEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LifecycleEvent:
-    """Something that happened to a container: created, started, exec-started, paused, resumed, killed, exited, deleted."""
+    """What happened to a container: created, started, exec-started, paused, resumed, killed, exited, deleted."""
 
     kind: str
     container_id: str

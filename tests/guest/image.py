@@ -85,7 +85,12 @@ def _configure(root: Path) -> None:
     wants = root / "etc/systemd/system/multi-user.target.wants"
     wants.mkdir(parents=True, exist_ok=True)
     (wants / "pysandbox-tests.service").symlink_to("../pysandbox-tests.service")
-    for unit in ("serial-getty@ttyS0.service", "apt-daily.timer", "apt-daily-upgrade.timer", "systemd-timesyncd.service"):
+    for unit in (
+        "serial-getty@ttyS0.service",
+        "apt-daily.timer",
+        "apt-daily-upgrade.timer",
+        "systemd-timesyncd.service",
+    ):
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")
 
 

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 MEMORY = "2048"
 EXIT_LINE = re.compile(rb"PYSANDBOX-GUEST-EXIT (\d+)")
 #: What the tests need of a checkout.
-CARRIED = ("runtime_api", "backends", "tests", "images", "docs", "pyproject.toml", "guest_agent/target/release/pysandbox-executor")
+CARRIED = (
+    "runtime_api",
+    "backends",
+    "tests",
+    "images",
+    "docs",
+    "pyproject.toml",
+    "guest_agent/target/release/pysandbox-executor",
+)
 
 
 def pack_checkout(checkout: Path, command: str, disk: Path) -> None:

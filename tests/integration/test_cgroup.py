@@ -18,7 +18,7 @@ import pytest
 from precondition import requires
 
 from pysandbox.cgroup import directory
-from pysandbox.cgroup.cgroup import Cgroup, load_cgroup, open_cgroup
+from pysandbox.cgroup.cgroup import Cgroup, load_cgroup, open_cgroup, open_entrances
 from pysandbox.cgroup.device_program import PROGRAM_NAME, program_ids
 from pysandbox.cgroup.v1 import CgroupV1
 from pysandbox.cgroup.v2 import CgroupV2
@@ -722,9 +722,10 @@ def test_v2_delegation_gives_the_directory_and_the_listed_files_but_no_limit(uni
     assert (path / "cgroup.max.depth").stat().st_uid == 0
 
 
-def test_v1_a_process_can_move_itself_through_the_entries(legacy: CgroupV1) -> None:
+def test_v1_a_process_can_move_itself_through_the_entrances(legacy: CgroupV1) -> None:
     legacy.create({})
-    entries = legacy.entries()
+    opened = open_entrances(legacy)
+    entries = [descriptor for slot, descriptor in opened.items() if slot.startswith("tasks")]
     script = "for fd in $FDS; do echo 0 >&$fd; done; exec sleep 60"
 
     process = subprocess.Popen(
@@ -736,7 +737,7 @@ def test_v1_a_process_can_move_itself_through_the_entries(legacy: CgroupV1) -> N
         lines = Path(f"/proc/{process.pid}/cgroup").read_text().splitlines()
         assert all(line.endswith(legacy.container_id) for line in lines if not line.startswith("0::"))
     finally:
-        for entry in entries:
+        for entry in opened.values():
             os.close(entry)
         process.kill()
         process.wait()

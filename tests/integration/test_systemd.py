@@ -17,7 +17,9 @@ MIB = 1 << 20
 
 def show(unit: str, name: str) -> str:
     """Return one property of a unit."""
-    done = subprocess.run(["systemctl", "show", "-p", name, "--value", unit], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        ["systemctl", "show", "-p", name, "--value", unit], stdout=subprocess.PIPE, text=True, check=True
+    )
     return done.stdout.strip()
 
 
@@ -55,7 +57,9 @@ def test_systemd_knows_the_limits(scope: tuple[str, str, int]) -> None:
     assert show(unit, "TasksMax") == "20"
 
 
-def test_update_reaches_the_kernel_and_survives_a_daemon_reload(pysandbox: Runtime, scope: tuple[str, str, int]) -> None:
+def test_update_reaches_the_kernel_and_survives_a_daemon_reload(
+    pysandbox: Runtime, scope: tuple[str, str, int]
+) -> None:
     container_id, _, pid = scope
     pysandbox.ok("update", "--memory", str(48 * MIB), container_id)
     subprocess.run(["systemctl", "daemon-reload"], check=True)

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
+
 from pysandbox import record
 
 Module = Any

@@ -30,6 +30,15 @@ pub fn stop(executor: &Executor, name: &Text) -> Outcome {
     Ok(())
 }
 
+/// Move this process, which has one thread, into cgroups of v1: `0` means whoever writes it.
+pub fn enter_cgroups(executor: &mut Executor, slots: &[Text]) -> Outcome {
+    for slot in slots {
+        sys::write(executor.slots.get(slot.as_str())?, b"0").at("write", slot.as_str())?;
+        executor.slots.take(slot.as_str());
+    }
+    Ok(())
+}
+
 /// Go on as a new process: a sibling of this one, which ends. Its pid is the first thing that it reports.
 pub fn clone(executor: &mut Executor, into_cgroup: bool) -> Outcome {
     let cgroup = match into_cgroup {

@@ -116,14 +116,14 @@ class Cgroup(abc.ABC):
             return None
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
-    def entries(self) -> tuple[int, ...]:
-        """Open the `tasks` file of each v1 hierarchy. The caller closes them.
+    def entrances(self) -> dict[str, str]:
+        """Return what a process enters the cgroup through by itself: the executor's slot and the path to open for it.
 
-        A process with one thread that writes `0` into each of them moves itself at once. `add` does the same from
-        outside, but moving *another* process makes the kernel wait for an RCU grace period (5 to 16 ms on a machine
-        that moved none lately). The cgroup2 directory is not among them: CLONE_INTO_CGROUP is the quick way there.
+        Slots `tasks…` are v1's `tasks` files: a process with one thread that writes `0` there moves itself at once,
+        while `add`, which moves *another* process, waits for an RCU grace period (5 to 16 ms on a machine that moved
+        none lately). Slot `cgroup` is the cgroup2 directory, for CLONE_INTO_CGROUP. Empty: only `add` will do.
         """
-        return ()
+        return {}
 
     def delegate(self, uid: int) -> None:  # noqa: B027 - nothing to do on v1, where delegation is not safe
         """Give a v2 cgroup to a user: for a container with its own cgroup namespace and a writable cgroup mount."""
@@ -169,6 +169,20 @@ def place(layout: Layout, path: str, container_id: str) -> Cgroup:
     from pysandbox.cgroup.v1 import CgroupV1
 
     return CgroupV1(paths, container_id)
+
+
+def open_entrances(cgroup: Cgroup) -> dict[str, int]:
+    """Open a cgroup's entrances, by slot. The caller closes them."""
+    opened: dict[str, int] = {}
+    try:
+        for slot, path in cgroup.entrances().items():
+            way = os.O_RDONLY | os.O_DIRECTORY if slot == "cgroup" else os.O_WRONLY
+            opened[slot] = os.open(path, way | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except BaseException:
+        for descriptor in opened.values():
+            os.close(descriptor)
+        raise
+    return opened
 
 
 def load_cgroup(saved: Mapping[str, Any]) -> Cgroup:

@@ -157,13 +157,12 @@ class CgroupV1(Cgroup):
         there = self._unified_controllers()
         return [write for write in v2_writes(resources, Knobs()) if write.controller in there]
 
-    def entries(self) -> tuple[int, ...]:
-        """See `Cgroup.entries`."""
-        return tuple(
-            os.open(os.path.join(path, "tasks"), os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            for path in self._directories
-            if path != self._paths.get("")
-        )
+    def entrances(self) -> dict[str, str]:
+        """See `Cgroup.entrances`."""
+        unified = self._paths.get("")
+        legacy = [path for path in self._directories if path != unified]
+        found = {f"tasks{number}": os.path.join(path, "tasks") for number, path in enumerate(legacy)}
+        return found | ({"cgroup": unified} if unified else {})
 
     def freeze(self) -> None:
         """See `Cgroup.freeze`."""

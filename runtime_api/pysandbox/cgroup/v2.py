@@ -84,6 +84,11 @@ class CgroupV2(Cgroup):
                 raise
             join(inner, pid)
 
+    def entrances(self) -> dict[str, str]:
+        """See `Cgroup.entrances`. There are none while the cgroup hands out controllers: then it takes no process."""
+        handed_out = directory.exists(self._path) and directory.read(self._path, "cgroup.subtree_control").strip()
+        return {} if handed_out else {"cgroup": self._path}
+
     def _where(self, init: int) -> str | None:
         """Return the directory, at or below this one, that `init` (or, not given, any process) is in."""
         for parent, name in directory.walk(self._path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pysandbox.cli.flags import Flag, Parsed, UsageError, check_arguments, flag_lines, parse, usage
 from pysandbox.cli.log import Log
-from pysandbox.errors import InvalidArgument, SandboxError, exit_code
+from pysandbox.errors import EXIT_CODE, InvalidArgument, SandboxError
 from pysandbox.linux import close_inherited_on_exec, open_standard_descriptors
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _fail(journal: Log, error: BaseException, name: str, kind: str = "") -> int:
     """Write one line that says what went wrong."""
     text = _system_error(error) if isinstance(error, OSError) else str(error)
     journal.error(" ".join(f"{PREFIXES.get(name, '')}{kind}{text}".splitlines()))
-    return FAILURE_CODES.get(name, exit_code(error))
+    return FAILURE_CODES.get(name, EXIT_CODE)
 
 
 def _system_error(error: OSError) -> str:

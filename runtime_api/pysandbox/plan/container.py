@@ -75,15 +75,15 @@ def init_plan(
     state: Mapping[str, Any],
     cgroup: Cgroup | None = None,
     preserved: int = 0,
-    into_cgroup: bool = False,
+    entrances: Sequence[str] = (),
     extra_env: Sequence[str] = (),
     extra_mounts: Sequence[Mount] = (),
 ) -> Plan:
     """Plan a container up to its program, which waits for `start`.
 
     `spec` is validated; `bundle` is absolute, relative paths start there. `state` is the OCI state document for hooks
-    that run inside. Stops, in order: id_maps, time_offsets, cgroup, net_devices, runtime_created, ready, each only
-    where it is needed. Raises InvalidArgument with the JSON path.
+    that run inside, `entrances` are the slots of its cgroup. Stops, in order: cgroup, id_maps, time_offsets,
+    net_devices, runtime_created, ready, each only where it is needed. Raises InvalidArgument with the JSON path.
     """
     if "process" not in spec:
         raise InvalidArgument("process: missing, and a container needs one")
@@ -100,7 +100,7 @@ def init_plan(
     devices = plan_devices(spec, host, user_namespace=namespaces.has("user"))
     proc = _procfs(spec, linux, namespaces)
     operations = [
-        *outer_beginning(process, host.cpus, into_cgroup=into_cgroup),
+        *outer_beginning(process, host.cpus, entrances),
         *_open_rootfs(rootfs, namespaces),
         *mounts.outer,
         *_set_slaves(devices.outer),
@@ -108,7 +108,7 @@ def init_plan(
         *proc.outer,
         *raise_limits(process, host, user_namespace=namespaces.has("user")),
         *enter(namespaces, linux),
-        op.clone(into_cgroup=into_cgroup),
+        op.clone(into_cgroup="cgroup" in entrances),
         *_begin(container_id, options, linux, namespaces),
         *_attach_rootfs(rootfs, namespaces, propagation),
         *proc.inner,

@@ -138,6 +138,11 @@ def time_offsets(offsets: Sequence[tuple[str, int, int]]) -> Operation:
     return _operation("time_offsets", offsets=offsets)
 
 
+def enter_cgroups(slots: Sequence[str]) -> Operation:
+    """Write `0` into each of these `tasks` files: the process moves itself into the cgroups (v1)."""
+    return _operation("enter_cgroups", slots=slots)
+
+
 def clone(*, into_cgroup: bool = False) -> Operation:
     """`clone3(CLONE_PARENT)`: what follows runs in the child, whose pid is reported; the outer process ends.
 

@@ -87,14 +87,14 @@ def exec_plan(
     namespaces: Sequence[str],
     container_id: str = "",
     preserved: int = 0,
-    into_cgroup: bool = False,
+    entrances: Sequence[str] = (),
     extra_env: Sequence[str] = (),
 ) -> Plan:
     """Plan one more process in a running container, whose init is in slot `process`.
 
     `process` is complete; `spec` is the container's, for what belongs to it and not to the process: seccomp,
-    personality, id maps. `namespaces` are the kinds that the container does not share with the caller. Raises
-    InvalidArgument.
+    personality, id maps. `namespaces` are the kinds that the container does not share with the caller, `entrances`
+    the slots of its cgroup. Raises InvalidArgument.
     """
     if "mount" not in namespaces:
         raise InvalidArgument("linux.namespaces: cannot exec in a container without a mount namespace")
@@ -103,7 +103,7 @@ def exec_plan(
     linux = spec.get("linux") or {}
     user_namespace = "user" in namespaces
     affinity = process.get("execCPUAffinity") or {}
-    operations = outer_beginning(process, () if affinity else host.cpus, into_cgroup=into_cgroup)
+    operations = outer_beginning(process, () if affinity else host.cpus, entrances)
     if affinity.get("initial"):
         cpus = _numbers(affinity["initial"], "process.execCPUAffinity.initial")
         debug.append(f"nsexec: affinity: {sum(1 << cpu for cpu in cpus):#x}")  # runc's words, which its tests look for
@@ -115,7 +115,7 @@ def exec_plan(
     operations.append(op.join_process(list(namespaces)))
     if user_namespace:
         operations.append(op.become_root())
-    operations += [op.clone(into_cgroup=into_cgroup), op.parent_death_signal(9), op.new_session()]
+    operations += [op.clone(into_cgroup="cgroup" in entrances), op.parent_death_signal(9), op.new_session()]
     operations += session_keyring(container_id, options, user_namespace=user_namespace)
     operations.append(op.use_root())
     if labelled and not user_namespace:
@@ -140,12 +140,16 @@ def _insert_before_credentials(operations: list[Operation], operation: Operation
 # -- the outer process -------------------------------------------------------------------------------------------------
 
 
-def outer_beginning(process: Process, cpus: Sequence[int], *, into_cgroup: bool) -> list[Operation]:
+def outer_beginning(process: Process, cpus: Sequence[int], entrances: Sequence[str]) -> list[Operation]:
     """Begin a plan: everything counts for the container, nobody outlives the caller, and nobody looks in.
 
-    `cpus` are given where the caller's affinity must not be inherited; its cpuset limits them.
+    `cpus` are given where the caller's affinity must not be inherited; its cpuset limits them. `entrances` are the
+    slots through which the process enters the cgroup itself; without any the caller puts it there.
     """
-    operations = [] if into_cgroup else [op.stop("cgroup")]
+    tasks = [slot for slot in entrances if slot != "cgroup"]
+    operations = [op.enter_cgroups(tasks)] if tasks else []
+    if not entrances:
+        operations.append(op.stop("cgroup"))
     if cpus:
         operations.append(op.cpu_affinity(list(cpus)))
     operations.append(op.parent_death_signal(9))

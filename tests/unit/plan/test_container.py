@@ -105,7 +105,8 @@ execute args=["sh"] env=["PATH=/usr/bin:/bin","TERM=xterm"]
 
 def test_init_is_born_in_its_cgroup(plan: Planner) -> None:
     assert plan().operations[0].arguments == {"name": "cgroup"}
-    assert not any(o.arguments.get("name") == "cgroup" for o in plan(into_cgroup=True).operations)
+    assert not any(o.arguments.get("name") == "cgroup" for o in plan(entrances=["cgroup"]).operations)
+    assert plan(entrances=["tasks0", "cgroup"]).operations[0].arguments == {"slots": ["tasks0"]}
 
 
 def test_oom_score_is_written_while_the_file_is_still_ours(spec: dict[str, Any], plan: Planner) -> None:

@@ -76,7 +76,7 @@ def test_init_and_exec_take_the_same_path_from_the_labels_to_the_program(
 
 
 def test_exec_can_be_born_in_a_cgroup(plan_exec: Planner) -> None:
-    made = plan_exec(into_cgroup=True)
+    made = plan_exec(entrances=["tasks0", "cgroup"])
     assert "clone into_cgroup" in made.describe()
     assert "stop name=cgroup" not in made.describe()
 
