@@ -184,4 +184,7 @@ def _silent(number: int, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (measure.Failed, OSError) as failure:
+        sys.exit(f"bench: {failure}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CLONE_NEWNS, MS_REC, MS_SLAVE, PR_SET_CHILD_SUBREAPER = 0x00020000, 0x4000, 1 << 19, 36
+CLONE_NEWNS, MS_REC, MS_SLAVE, MNT_DETACH, PR_SET_CHILD_SUBREAPER = 0x00020000, 0x4000, 1 << 19, 2, 36
 #: A container that has not ended after so long never will.
 LIMIT = 30.0
 #: What contenders may see of our environment.
@@ -115,4 +115,5 @@ def _mount_cgroup2_alone() -> None:
 
     check(libc.unshare(CLONE_NEWNS), "unshare")
     check(libc.mount(None, b"/", None, ctypes.c_ulong(MS_REC | MS_SLAVE), None), "make / a slave")
+    check(libc.umount2(b"/sys/fs/cgroup", MNT_DETACH), "unmount the cgroup hierarchies")
     check(libc.mount(b"none", b"/sys/fs/cgroup", b"cgroup2", ctypes.c_ulong(0), None), "mount cgroup2")

@@ -45,7 +45,7 @@ class Bench:
         """Remove it, whatever happened."""
         with contextlib.suppress(measure.Failed):
             self.command("delete", "--force", self._long)
-        measure.end(self._long_pid)
+            measure.end(self._long_pid)
         os.close(self._output)
 
     def command(self, *args: str, prefix: Sequence[str] = ()) -> float:
