@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from signal import SIGKILL
-from typing import TYPE_CHECKING, Any, ClassVar
 
 from pysandbox import executor
 from pysandbox.backend import Backend, Problem
@@ -17,8 +16,10 @@ from pysandbox_namespaces.container import START_FIFO, NamespacesContainer, hold
 from pysandbox_namespaces.conversation import converse
 from pysandbox_namespaces.planning import plan_init
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any, ClassVar
 
     from pysandbox.backend import Container, ContainerRecord, CreateRequest, Features, Options, Process
     from pysandbox.cgroup.cgroup import Cgroup

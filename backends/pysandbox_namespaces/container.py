@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal as signals
-from typing import TYPE_CHECKING, Any
 
 from pysandbox import executor
 from pysandbox.backend import Container, Process
@@ -16,8 +15,10 @@ from pysandbox.linux import start_time
 from pysandbox_namespaces import process as processes
 from pysandbox_namespaces.conversation import converse
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from pysandbox.backend import ExecRequest, ExitStatus
     from pysandbox.cgroup.cgroup import Cgroup

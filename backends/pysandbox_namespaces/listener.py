@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
 
 from pysandbox.errors import Unavailable
 from pysandbox.linux import pidfd_getfd
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from pysandbox.oci.types import Spec
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pysandbox.plan.container import init_plan
 from pysandbox.plan.host import host_facts
@@ -12,6 +11,7 @@ from pysandbox.plan.process import exec_plan
 #: Files in /proc/PID/ns that are not named as the spec names the namespace.
 NAMESPACE_FILES = {"network": "net", "mount": "mnt"}
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any

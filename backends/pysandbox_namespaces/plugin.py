@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pysandbox.backend import BackendEntry
 from pysandbox.hookspecs import hookimpl
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.backend import Backend
 

@@ -8,13 +8,14 @@ for trouble with the kernel. `pysandbox.testing.contract` is the definition in f
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
 
 from pysandbox.errors import Unimplemented
+from pysandbox.record import dataclass, field
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, ClassVar
 
     from pysandbox.oci.types import Process as ProcessSpec
     from pysandbox.oci.types import Resources, Spec

@@ -13,10 +13,13 @@ It names code that runs as root, so it must be root's. `tomllib` (16 ms) is impo
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any
 
 from pysandbox.errors import InvalidArgument, PermissionDenied
+from pysandbox.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DEFAULT_PATH = "/etc/pysandbox/config.toml"
 SIZE_LIMIT = 1024 * 1024

@@ -11,10 +11,10 @@ import fcntl
 import os
 import select
 import signal
-from typing import TYPE_CHECKING
 
 from pysandbox.errors import FailedPrecondition, InvalidArgument
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType, TracebackType

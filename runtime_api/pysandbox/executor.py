@@ -30,13 +30,14 @@ import json
 import os
 import stat
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from pysandbox.errors import DeadlineExceeded, SandboxError, Unavailable
+from pysandbox.record import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Any
 
     from pysandbox.backend import Stdio
 

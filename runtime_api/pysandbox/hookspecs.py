@@ -7,10 +7,9 @@ built-in backend do without.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pluggy
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.backend import BackendEntry, LifecycleEvent
 

@@ -18,18 +18,19 @@ import contextlib
 import os
 import signal
 import time
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
 
 from pysandbox.backend import ContainerRecord, CreateRequest, ExecRequest, LifecycleEvent, Options, Process, Stdio
 from pysandbox.config import Config
 from pysandbox.errors import AlreadyExists, FailedPrecondition, NotFound, SandboxError, Unavailable
 from pysandbox.linux import start_time
 from pysandbox.plugins import choose, load_backend, notify
+from pysandbox.record import dataclass, field, replace
 from pysandbox.state import check_id
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
 
     from pysandbox.backend import Backend, Container
     from pysandbox.oci.bundle import Bundle

@@ -11,10 +11,10 @@ import _socket
 import contextlib
 import os
 import select
-from typing import TYPE_CHECKING
 
 from pysandbox.errors import InvalidArgument
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.oci.bundle import Bundle
     from pysandbox.oci.types import Mount
@@ -108,7 +108,7 @@ def bind(state_dir: str, host: str) -> NotifySocket | None:
 
 def with_socket(bundle: Bundle, state_dir: str) -> Bundle:
     """Return a bundle whose container sees its socket, by mount and by environment."""
-    from dataclasses import replace
+    from pysandbox.record import replace
 
     spec = bundle.spec.copy()
     spec["mounts"] = [*spec.get("mounts", ()), _mount(state_dir)]

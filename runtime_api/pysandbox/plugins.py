@@ -6,11 +6,10 @@ loads the one entry point that bears it. Plugins run as root: nothing is loaded 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pysandbox.backend import API_VERSION
 from pysandbox.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 

@@ -15,8 +15,6 @@ import fcntl
 import json
 import os
 import time
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
 
 from pysandbox.backend import ContainerRecord
 from pysandbox.errors import (
@@ -27,11 +25,13 @@ from pysandbox.errors import (
     PermissionDenied,
     Unavailable,
 )
+from pysandbox.record import fields
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
 DEFAULT_ROOT = "/run/pysandbox"
 STATE_VERSION = 1

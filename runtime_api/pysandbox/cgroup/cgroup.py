@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import abc
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pysandbox.errors import InvalidArgument
+from pysandbox.record import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any

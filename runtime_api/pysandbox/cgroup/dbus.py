@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Self
 
 from jeepney import DBusAddress, HeaderFields, MatchRule, Properties, message_bus, new_method_call
 from jeepney.io.blocking import Proxy, open_dbus_connection
@@ -15,13 +14,15 @@ from jeepney.wrappers import DBusErrorResponse, unwrap_msg
 
 from pysandbox.errors import DeadlineExceeded, Unavailable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any, Self
 
     from jeepney import Message
 
-#: A property of a unit: its name, and its value with the D-Bus signature.
-Property = tuple[str, tuple[str, Any]]
+    #: A property of a unit: its name, and its value with the D-Bus signature.
+    Property = tuple[str, tuple[str, Any]]
 
 NAME = "org.freedesktop.systemd1"
 _MANAGER = DBusAddress("/org/freedesktop/systemd1", bus_name=NAME, interface=f"{NAME}.Manager")

@@ -9,10 +9,10 @@ Sources: linux/bpf.h, bpf(2), the kernel's bpf/standardization/instruction-set.r
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pysandbox.cgroup.devices import ALL, ANY
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.cgroup.devices import Policy
 

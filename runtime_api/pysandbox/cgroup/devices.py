@@ -9,12 +9,11 @@ Sources: runtime-spec config-linux.md "Allowed Device list", the kernel's admin-
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
 from pysandbox.cgroup.resources import Write
 from pysandbox.errors import InvalidArgument
+from pysandbox.record import dataclass, field
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 from pysandbox.cgroup.directory import CgroupError
 from pysandbox.errors import DeadlineExceeded
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.cgroup.cgroup import Cgroup
 

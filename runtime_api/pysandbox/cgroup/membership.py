@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import time
-from typing import TYPE_CHECKING
 
 from pysandbox.cgroup import directory
 from pysandbox.cgroup.directory import CgroupError
 from pysandbox.errors import FailedPrecondition, InvalidArgument
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 

@@ -7,11 +7,11 @@ Sources: the kernel's admin-guide/cgroup-v1/memory.rst section 10 (OOM control),
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pysandbox.cgroup import directory
 from pysandbox.cgroup.directory import GONE, CgroupError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

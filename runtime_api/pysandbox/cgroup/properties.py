@@ -6,13 +6,12 @@ Sources: systemd.resource-control(5), org.freedesktop.systemd1(5). `CPUQuotaPeri
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pysandbox.cgroup.devices import ANY, device_policy
 from pysandbox.cgroup.resources import DEFAULT_PERIOD, cpu_weight, swap_limit
 from pysandbox.cgroup.stats import ranges
 from pysandbox.errors import InvalidArgument
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any

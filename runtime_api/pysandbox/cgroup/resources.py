@@ -8,11 +8,10 @@ Sources: runtime-spec config-linux.md, the kernel's admin-guide/cgroup-v1/*.rst 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from pysandbox.errors import InvalidArgument
+from pysandbox.record import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any

@@ -8,10 +8,10 @@ Sources: the kernel's admin-guide/cgroup-v1/{cpuacct,memory,blkio-controller,cpu
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pysandbox.cgroup import directory
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any

@@ -9,7 +9,6 @@ Sources: systemd.resource-control(5), systemd's docs/CONTROL_GROUP_INTERFACE.md,
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pysandbox.cgroup import directory
 from pysandbox.cgroup.cgroup import Cgroup, CgroupMount, load_directories, place
@@ -17,6 +16,7 @@ from pysandbox.cgroup.membership import check_unused
 from pysandbox.cgroup.properties import resource_properties, scope_properties
 from pysandbox.errors import InvalidArgument, Unavailable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 from pysandbox.cgroup import directory
 from pysandbox.cgroup.cgroup import Cgroup, CgroupMount
@@ -18,6 +17,7 @@ from pysandbox.cgroup.resources import Knobs, usage_problem, v1_writes, v2_write
 from pysandbox.cgroup.writes import check_controllers, perform
 from pysandbox.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any

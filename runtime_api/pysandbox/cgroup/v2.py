@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from typing import TYPE_CHECKING
 
 from pysandbox.cgroup import directory
 from pysandbox.cgroup.cgroup import Cgroup, CgroupMount
@@ -20,6 +19,7 @@ from pysandbox.cgroup.resources import Knobs, usage_problem, v2_writes
 from pysandbox.cgroup.writes import check_controllers, perform
 from pysandbox.errors import DeadlineExceeded, FailedPrecondition
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pysandbox.cli.creation import CREATE_FLAGS, prepare
 from pysandbox.cli.flags import Command
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.cli.invocation import Invocation
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
 from pysandbox.backend import Options, Stdio
 from pysandbox.cli.flags import Flag
 from pysandbox.errors import InvalidArgument
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from pysandbox.backend import Container, Process
     from pysandbox.cli.flags import Parsed
@@ -124,7 +125,7 @@ def stdio(process: Mapping[str, Any], descriptors: tuple[int, ...]) -> Stdio:
 
 def with_environment(bundle: Bundle, *entries: str) -> Bundle:
     """Return the bundle with more environment for its process."""
-    from dataclasses import replace
+    from pysandbox.record import replace
 
     spec = bundle.spec.copy()
     spec["process"] = spec["process"].copy()

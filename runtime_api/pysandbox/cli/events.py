@@ -6,13 +6,14 @@ import json
 import os
 import select
 import sys
-from typing import TYPE_CHECKING, Any
 
 from pysandbox.cli.flags import Command, Flag
 from pysandbox.errors import InvalidArgument, SandboxError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from threading import Thread
+    from typing import Any
 
     from pysandbox.backend import Container
     from pysandbox.cli.invocation import Invocation

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
 
 from pysandbox.cli.creation import CONSOLE_FLAGS, PRESERVE_FLAG, delivery, preserved, stdio
 from pysandbox.cli.flags import Command, Flag, Parsed
 from pysandbox.errors import InvalidArgument
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from pysandbox.cli.invocation import Invocation
     from pysandbox.oci.types import Process as ProcessSpec

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from pysandbox.cli.flags import Command
 from pysandbox.cli.list import table
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.backend import Features
     from pysandbox.cli.invocation import Invocation

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
 
 from pysandbox.cli.flags import Command
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.cli.invocation import Invocation
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pysandbox.config import load_config
 from pysandbox.errors import InvalidArgument, PermissionDenied
 from pysandbox.lifecycle import Runtime
+from pysandbox.record import dataclass
 from pysandbox.state import Store
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.cli.flags import Parsed
     from pysandbox.cli.log import Log

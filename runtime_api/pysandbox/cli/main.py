@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from pysandbox.cli.flags import Flag, Parsed, UsageError, check_arguments, flag_lines, parse, usage
 from pysandbox.cli.log import Log
 from pysandbox.errors import EXIT_CODE, InvalidArgument, SandboxError
 from pysandbox.linux import close_inherited_on_exec, open_standard_descriptors
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pysandbox.cli.flags import Command
 from pysandbox.errors import Unimplemented
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.cli.invocation import Invocation
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pysandbox.cli.flags import Command
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.cli.invocation import Invocation
 

@@ -6,11 +6,11 @@ import contextlib
 import json
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from pysandbox.cli.creation import CREATE_FLAGS, options, prepare
 from pysandbox.cli.flags import Command, Flag, UsageError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.backend import Container
     from pysandbox.cli.invocation import Invocation

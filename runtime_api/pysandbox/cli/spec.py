@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
 
 from pysandbox.cli.flags import Command, Flag
 from pysandbox.errors import AlreadyExists, Unimplemented
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.cli.invocation import Invocation
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pysandbox.cli.flags import Command
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.backend import Container
     from pysandbox.cli.invocation import Invocation

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pysandbox.cli.flags import Command, Flag, Parsed
 from pysandbox.errors import InvalidArgument, Unimplemented
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pysandbox.cli.invocation import Invocation
 
 #: flag → (section and name in the resources, how to read it, what it is)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pysandbox.errors import InvalidArgument
 from pysandbox.oci.document import open_document, open_stream, read_object
 from pysandbox.oci.validate import validate, validate_process, validate_resources
+from pysandbox.record import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 

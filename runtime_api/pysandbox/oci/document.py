@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import os
 import stat
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from pysandbox.errors import InvalidArgument
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any, NoReturn
 
 #: Bytes. The largest config.json seen in practice, with a seccomp profile, is under 200 KiB.
 SIZE_LIMIT = 4 << 20

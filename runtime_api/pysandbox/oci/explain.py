@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
 from pysandbox.oci.features import treatment
 from pysandbox.oci.schema import Array, Object
 from pysandbox.oci.validate import SPEC
+from pysandbox.record import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Any
 
     from pysandbox.backend import Features
     from pysandbox.oci.types import Spec

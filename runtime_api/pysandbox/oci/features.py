@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pysandbox import VERSION
 from pysandbox.oci.capabilities import CAPABILITIES
 from pysandbox.oci.default import OCI_VERSION
@@ -12,8 +10,10 @@ from pysandbox.oci.mountoptions import MOUNT_OPTIONS
 from pysandbox.oci.seccomp_rules import ACTIONS, ARCHITECTURES, FLAGS, OPERATORS
 from pysandbox.oci.validate import HOOKS
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from pysandbox.backend import Features
 

@@ -13,12 +13,13 @@ import os
 import select
 import signal
 import time
-from typing import TYPE_CHECKING, Any
 
 from pysandbox.errors import DeadlineExceeded, SandboxError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 #: Bytes kept of each of a hook's two outputs, for the error text.
 OUTPUT_LIMIT = 16 * 1024

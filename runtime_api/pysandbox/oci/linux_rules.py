@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pysandbox.oci.document import quote
 from pysandbox.oci.mount_rules import id_mappings
 from pysandbox.oci.resource_rules import RESOURCES, interface_name
@@ -26,8 +24,10 @@ from pysandbox.oci.schema import (
 )
 from pysandbox.oci.seccomp_rules import SECCOMP
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from pysandbox.oci.types import Device, IdMapping, Linux, MemoryPolicy, Process, Spec
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pysandbox.oci.document import quote
 from pysandbox.oci.mountoptions import MS_REMOUNT, is_bind, parse_mount_options
 from pysandbox.oci.schema import UINT32, Array, Bad, Integer, Object, Strings, filled, string, uint32
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pysandbox.oci.mountoptions import ParsedOptions
     from pysandbox.oci.types import IdMapping, Mount, Spec
 

@@ -6,8 +6,9 @@ not in it is a file system's own option and goes to the file system as it is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from pysandbox.record import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -51,7 +52,8 @@ MOUNT_ATTR_IDMAP = 0x100000
 MOUNT_ATTR_NOSYMFOLLOW = 0x200000
 
 
-class MountOption(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountOption:
     """What one option does.
 
     `set_flags` and `clear_flags` are MS_* of mount(2). The attributes are MOUNT_ATTR_* for this mount alone, the

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pysandbox.oci.document import quote
 from pysandbox.oci.schema import (
     INT32,
@@ -22,7 +20,10 @@ from pysandbox.oci.schema import (
     uint64,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pysandbox.oci.types import Rlimit, Scheduler
 
 #: setrlimit(2), by name. The numbers are those of every architecture but mips, alpha and sparc.

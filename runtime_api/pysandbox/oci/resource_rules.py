@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pysandbox.oci.document import quote
 from pysandbox.oci.schema import (
     INT64,
@@ -23,7 +21,10 @@ from pysandbox.oci.schema import (
     uint64,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pysandbox.oci.schema import Shape
     from pysandbox.oci.types import Cpu, Memory, Rdma, WeightDevice
 

@@ -6,13 +6,13 @@ while `Bad` rises, so that a good document costs no path at all.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pysandbox.errors import InvalidArgument
 from pysandbox.oci.document import format_path, quote
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
+    from typing import Any
 
     Shape = Callable[[Any], None]
 

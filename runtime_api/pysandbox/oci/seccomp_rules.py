@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pysandbox.oci.schema import Array, Bad, Choice, Integer, Object, Strings, string, uint64
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pysandbox.oci.types import Seccomp, SeccompRule
 
 ACTIONS = frozenset(

@@ -6,8 +6,6 @@ this program does not do, is refused with its JSON path. Pure: nothing of the ho
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pysandbox.oci.capabilities import CAPABILITIES
 from pysandbox.oci.document import format_path, quote
 from pysandbox.oci.linux_rules import LINUX, check_namespaced, check_process_ids, check_user_namespace
@@ -32,8 +30,10 @@ from pysandbox.oci.schema import (
     uint64,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from pysandbox.oci.schema import Shape
     from pysandbox.oci.types import Spec

@@ -8,8 +8,8 @@ highest one that the profile names gets ENOSYS: the profile's author cannot have
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

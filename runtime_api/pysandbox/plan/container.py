@@ -13,7 +13,6 @@ Decisions of this module:
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING
 
 from pysandbox.errors import InvalidArgument
 from pysandbox.oci import mountoptions as mo
@@ -34,6 +33,7 @@ from pysandbox.plan.process import (
 )
 from pysandbox.plan.steps import Steps
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Protocol

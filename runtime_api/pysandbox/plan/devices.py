@@ -8,13 +8,13 @@ host's; FIFOs can be made anywhere.
 from __future__ import annotations
 
 import posixpath
-from typing import TYPE_CHECKING
 
 from pysandbox.errors import InvalidArgument
 from pysandbox.oci.mountoptions import is_bind
 from pysandbox.plan import operation as op
 from pysandbox.plan.steps import Steps
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

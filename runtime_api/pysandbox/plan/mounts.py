@@ -25,8 +25,6 @@ Decisions, each as runc has it unless said otherwise:
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pysandbox.errors import InvalidArgument
 from pysandbox.oci import mountoptions as mo
@@ -35,7 +33,9 @@ from pysandbox.plan import operation as op
 from pysandbox.plan.devices import absolute
 from pysandbox.plan.namespaces import id_maps, is_mapped
 from pysandbox.plan.steps import Steps
+from pysandbox.record import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Protocol

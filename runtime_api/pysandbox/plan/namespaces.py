@@ -9,12 +9,11 @@ init, after the caller has put it into its cgroup: that is what becomes the name
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 from pysandbox.errors import InvalidArgument
 from pysandbox.plan import operation as op
+from pysandbox.record import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

@@ -19,11 +19,12 @@ Words used throughout:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pysandbox.record import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     IdMaps = Sequence[tuple[int, int, int]]
 

@@ -16,14 +16,13 @@ operation that can fail has been done, so whatever is wrong with the user, the p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pysandbox.errors import InvalidArgument
 from pysandbox.oci.capabilities import CAPABILITIES
 from pysandbox.plan import operation as op
 from pysandbox.plan.namespaces import id_maps, is_mapped
 from pysandbox.plan.plan import Plan
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

@@ -16,12 +16,12 @@ import base64
 import ctypes
 import errno
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pysandbox.errors import InvalidArgument
 from pysandbox.plan.bpf import AUDIT_ARCH_X86_64, ENOSYS, enosys_prologue
+from pysandbox.record import dataclass
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 

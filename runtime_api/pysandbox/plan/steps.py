@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pysandbox.record import dataclass, field
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.plan.operation import Operation
 

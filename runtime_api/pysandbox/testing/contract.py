@@ -17,14 +17,12 @@ Each test is one promise. A class that cannot keep a promise overrides the test,
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -34,11 +32,14 @@ from pysandbox.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition
 from pysandbox.linux import start_time
 from pysandbox.oci.bundle import Bundle, load_bundle
 from pysandbox.oci.default import default_spec
+from pysandbox.record import replace
 from pysandbox.state import Store
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from typing import Any, ClassVar
 
     from pysandbox.backend import Backend, Container
     from pysandbox.lifecycle import Runtime
@@ -238,7 +239,7 @@ class BackendContract:
         try:
             with runtime.store.lock(container_id) as directory:
                 record = directory.read()
-                directory.write(dataclasses.replace(record, pid=stranger.pid))
+                directory.write(replace(record, pid=stranger.pid))
 
             with pytest.raises(FailedPrecondition, match="container not running"):
                 lifecycle.kill(runtime, container_id, signal.SIGKILL)
@@ -360,9 +361,7 @@ class BackendContract:
         with runtime.store.open(container_id) as directory:
             record = directory.read()
 
-        self.backend_class().destroy(
-            dataclasses.replace(record, status="creating", pid=0, pid_start_time=0, backend_state={})
-        )
+        self.backend_class().destroy(replace(record, status="creating", pid=0, pid_start_time=0, backend_state={}))
 
     def test_a_failed_create_leaves_nothing(self, runtime: Runtime, container_id: str, make_bundle: Any) -> None:
         """A hook that fails undoes all that was done by then; the id is free again."""

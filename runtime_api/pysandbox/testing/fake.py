@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, Any
 
 from pysandbox.backend import (
     Backend,
@@ -29,8 +28,10 @@ from pysandbox.backend import (
 from pysandbox.errors import DeadlineExceeded, FailedPrecondition, NotFound
 from pysandbox.linux import start_time
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from pysandbox.backend import Stdio
     from pysandbox.oci.types import Process as ProcessSpec

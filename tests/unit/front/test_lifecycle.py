@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from pysandbox.backend import Process
 from pysandbox.errors import AlreadyExists, FailedPrecondition, NotFound, SandboxError, Unavailable
 from pysandbox.lifecycle import Runtime, check_transition
 from pysandbox.linux import start_time
+from pysandbox.record import replace
 
 STATUSES = ("creating", "created", "running", "paused", "stopped")
 #: What runc 1.1.5 answers, where it refuses.

@@ -98,7 +98,8 @@ def test_a_name_offered_twice_is_refused_naming_both(plugin: Plugin) -> None:
 
 def test_another_api_version_is_refused_naming_both(plugin: Plugin) -> None:
     source = GOOD.replace(
-        "return entry()", f"import dataclasses; return dataclasses.replace(entry(), api_version={API_VERSION + 1})"
+        "return entry()",
+        f"from pysandbox.record import replace; return replace(entry(), api_version={API_VERSION + 1})",
     )
     sys.path.append(str(plugin("fake", source)))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from pysandbox.backend import ContainerRecord
 from pysandbox.errors import AlreadyExists, DeadlineExceeded, InvalidArgument, NotFound, PermissionDenied, Unavailable
+from pysandbox.record import replace
 from pysandbox.state import RECORD_LIMIT, Store, check_id
 
 
