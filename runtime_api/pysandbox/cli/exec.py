@@ -45,6 +45,7 @@ COMMAND = Command(
 def run(invocation: Invocation) -> int:
     """Run the process; return its exit code."""
     from pysandbox import lifecycle
+    from pysandbox.backend import Options
     from pysandbox.console import Signals, Terminal, attend, check_console
 
     flags = invocation.parsed
@@ -69,6 +70,10 @@ def run(invocation: Invocation) -> int:
             stdio=stdio(process, descriptors),
             cgroup=_sub_cgroups(flags["cgroup"]),
             ignore_paused=flags["ignore-paused"],
+            options=Options(
+                warn=invocation.journal.warning,
+                debug=invocation.journal.debug if invocation.globals_["debug"] else None,
+            ),
             deliver=deliver,
         )
         return 0 if detach else attend(container, started, signals, host_terminal, exec_id)

@@ -83,7 +83,8 @@ def _dispatch(globals_: Parsed, journal: Log, inherited: frozenset[int]) -> int:
 def _run_command(name: str, words: list[str], globals_: Parsed, journal: Log, inherited: frozenset[int]) -> int:
     command, run = _load(name)
     try:
-        parsed = parse((*command.flags, _HELP), ["--", *words] if command.raw else words, ordered=command.ordered)
+        raw = command.raw and (not words or words[0] not in ("-h", "--help"))
+        parsed = parse((*command.flags, _HELP), ["--", *words] if raw else words, ordered=command.ordered)
         if parsed["help"]:
             sys.stdout.write(usage(command))
             return 0
