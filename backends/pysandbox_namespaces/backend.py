@@ -10,10 +10,12 @@ from pysandbox import executor
 from pysandbox.backend import Backend, Problem
 from pysandbox.cgroup.cgroup import load_cgroup, open_cgroup
 from pysandbox.errors import FailedPrecondition
+from pysandbox.executor import ExecutorError
 from pysandbox.linux import start_time
 from pysandbox_namespaces import process as processes
 from pysandbox_namespaces.container import START_FIFO, NamespacesContainer, hold_entrances
 from pysandbox_namespaces.conversation import converse
+from pysandbox_namespaces.failure import in_runcs_words
 from pysandbox_namespaces.planning import plan_init
 
 TYPE_CHECKING = False
@@ -76,7 +78,10 @@ class NamespacesBackend(Backend):
                 slots = {"start": start, **hold_entrances(held, cgroup)}
                 launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots=slots)
             undo.callback(_end, launch, cgroup)
-            init = _talk_through(launch, plan, request, cgroup)
+            try:
+                init = _talk_through(launch, plan, request, cgroup)
+            except ExecutorError as error:
+                raise in_runcs_words(error, request.spec["process"]["args"][0]) from error
             undo.pop_all()
             os.close(start)
         return NamespacesContainer(request.id, request.state_dir, init, start_time(init.pid) or 0, cgroup, launch)

@@ -11,9 +11,11 @@ from pysandbox import executor
 from pysandbox.backend import Container, Process
 from pysandbox.cgroup.cgroup import open_entrances
 from pysandbox.errors import FailedPrecondition, NotFound
+from pysandbox.executor import ExecutorError
 from pysandbox.linux import start_time
 from pysandbox_namespaces import process as processes
 from pysandbox_namespaces.conversation import converse
+from pysandbox_namespaces.failure import in_runcs_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,8 +103,10 @@ class NamespacesContainer(Container):
                 on_listener=lambda pid, number: hand_listener(spec, request.state, pid, number),
                 trace=request.options.trace,
             )
-        except BaseException:
+        except BaseException as error:
             launch.abort()
+            if isinstance(error, ExecutorError):
+                raise in_runcs_words(error, request.process["args"][0]) from error
             raise
         launch.close()
         self._execs[request.exec_id] = (process.pid, start_time(process.pid) or 0)
