@@ -14,7 +14,7 @@ from pysandbox.executor import ExecutorError
 from pysandbox.linux import start_time
 from pysandbox_namespaces import process as processes
 from pysandbox_namespaces.container import START_FIFO, NamespacesContainer, hold_entrances
-from pysandbox_namespaces.conversation import converse
+from pysandbox_namespaces.creation import Creation
 from pysandbox_namespaces.failure import in_runcs_words
 from pysandbox_namespaces.planning import plan_init
 
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, ClassVar
 
-    from pysandbox.backend import Container, ContainerRecord, CreateRequest, Features, Options, Process
+    from pysandbox.backend import Container, ContainerRecord, CreateRequest, Features, Options
     from pysandbox.cgroup.cgroup import Cgroup
     from pysandbox.executor import Launch
     from pysandbox.oci.types import Spec
-    from pysandbox.plan.plan import Plan
 
 #: The oldest kernel with every call the executor makes: mount_setattr(2) came last.
 KERNEL_FLOOR = (5, 12)
@@ -79,7 +78,7 @@ class NamespacesBackend(Backend):
                 launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots=slots)
             undo.callback(_end, launch, cgroup)
             try:
-                init = _talk_through(launch, plan, request, cgroup)
+                init = Creation(request, plan, cgroup).follow(launch)
             except ExecutorError as error:
                 raise in_runcs_words(error, request.spec["process"]["args"][0]) from error
             undo.pop_all()
@@ -136,49 +135,3 @@ def _make_start_fifo(state_dir: str) -> int:
 def _end(launch: Launch, cgroup: Cgroup) -> None:
     launch.abort()
     cgroup.kill()
-
-
-def _talk_through(launch: Launch, plan: Plan, request: CreateRequest, cgroup: Cgroup) -> Process:
-    """Answer every stop of an init plan."""
-    linux_spec = request.spec.get("linux") or {}
-
-    def write_maps(pid: int) -> None:
-        from pysandbox_namespaces.idmap import write_id_maps
-
-        write_id_maps(pid, linux_spec.get("uidMappings") or (), linux_spec.get("gidMappings") or ())
-
-    def write_time_offsets(pid: int) -> None:
-        from pysandbox_namespaces.idmap import write_process_file
-
-        write_process_file(pid, "timens_offsets", plan.time_offsets.encode())
-
-    def move_devices(pid: int) -> None:
-        from pysandbox_namespaces.netdevice import move_devices as move
-
-        move(linux_spec.get("netDevices") or {}, pid)
-
-    def runtime_created(pid: int) -> None:
-        cgroup.apply(linux_spec.get("resources") or {})
-        request.runtime_created(pid)
-
-    def send_listener(pid: int, number: int) -> None:
-        from pysandbox_namespaces.listener import container_process_state
-        from pysandbox_namespaces.listener import send_listener as send
-
-        seccomp = linux_spec["seccomp"]
-        document = container_process_state(request.state, pid, seccomp.get("listenerMetadata", ""))
-        send(seccomp["listenerPath"], pid, number, document)
-
-    answers = {
-        "cgroup": cgroup.add,
-        "id_maps": write_maps,
-        "time_offsets": write_time_offsets,
-        "net_devices": move_devices,
-        "runtime_created": runtime_created,
-        "ready": _nothing,
-    }
-    return converse(launch, answers, until="ready", on_listener=send_listener, trace=request.options.trace)
-
-
-def _nothing(_pid: int) -> None:
-    """At `ready` all that is left to do is to let init go on and wait for `start`."""

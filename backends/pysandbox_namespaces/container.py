@@ -14,7 +14,7 @@ from pysandbox.errors import FailedPrecondition, NotFound
 from pysandbox.executor import ExecutorError
 from pysandbox.linux import start_time
 from pysandbox_namespaces import process as processes
-from pysandbox_namespaces.conversation import converse
+from pysandbox_namespaces.conversation import converse, patience
 from pysandbox_namespaces.failure import in_runcs_words
 
 TYPE_CHECKING = False
@@ -77,7 +77,7 @@ class NamespacesContainer(Container):
         """Wait until init has executed the program, so that a failure is this call's failure."""
         self._launch = None
         try:
-            converse(launch, {})
+            converse(launch, {}, timeout=patience(self._spec(), "startContainer"))
         finally:
             launch.close()
 

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pysandbox.executor import Launch
+    from pysandbox.oci.types import Spec
 
     #: What to do at a stop, given the pid of the process that waits.
     Answer = Callable[[int], None]
     Trace = Callable[[str, int], None]
+
+#: Seconds that the executor gives hooks without a limit (`LONGEST` in guest_agent/src/ops/hooks.rs), and a little more.
+HOOK_TIMEOUT = 24 * 3600.0 + 60
 
 
 def converse(
@@ -26,16 +30,17 @@ def converse(
     until: str | None = None,
     on_listener: Callable[[int, int], None] | None = None,
     trace: Trace | None = None,
+    timeout: float = executor.MESSAGE_TIMEOUT,
 ) -> Process:
     """Answer the executor until it has been told to go on from stop `until`, or has executed the program.
 
-    Returns the process it made. Raises `ExecutorError` for a step that failed, and what an answer raises; the caller
+    No message may take longer than `timeout` seconds. Returns the process it made. Raises `ExecutorError` for a step that failed, and what an answer raises; the caller
     aborts the launch then.
     """
     pid = 0
     console: int | None = None
     try:
-        while (message := launch.next()) is not None:
+        while (message := launch.next(timeout)) is not None:
             if isinstance(message, executor.Pid):
                 pid = message.pid
             elif isinstance(message, executor.Descriptor):
@@ -58,6 +63,11 @@ def converse(
     if until is not None:
         raise Unknown(f"the executor ended before it reached {until!r}")
     return Process(pid=pid, console=console)
+
+
+def patience(spec: Spec, kind: str) -> float:
+    """Return how many seconds an executor may say nothing: hooks of that kind, which it runs, have limits of their own."""
+    return HOOK_TIMEOUT if (spec.get("hooks") or {}).get(kind) else executor.MESSAGE_TIMEOUT
 
 
 def _answer(launch: Launch, answers: Mapping[str, Answer], name: str, pid: int) -> None:
