@@ -34,8 +34,8 @@ def converse(
 ) -> Process:
     """Answer the executor until it has been told to go on from stop `until`, or has executed the program.
 
-    No message may take longer than `timeout` seconds. Returns the process it made. Raises `ExecutorError` for a step that failed, and what an answer raises; the caller
-    aborts the launch then.
+    No message may take longer than `timeout` seconds. Returns the process it made. Raises `ExecutorError` for a step
+    that failed, and what an answer raises; the caller aborts the launch then.
     """
     pid = 0
     console: int | None = None
@@ -66,7 +66,7 @@ def converse(
 
 
 def patience(spec: Spec, kind: str) -> float:
-    """Return how many seconds an executor may say nothing: hooks of that kind, which it runs, have limits of their own."""
+    """Return how many seconds an executor may say nothing: hooks of that kind, if it runs any, limit themselves."""
     return HOOK_TIMEOUT if (spec.get("hooks") or {}).get(kind) else executor.MESSAGE_TIMEOUT
 
 
