@@ -169,9 +169,10 @@ def test_the_callers_environment_changes_nothing(
 
     assert "Traceback" not in answer.err
     assert not mark.exists()
-    assert (answer.out == "ran\n" and "import" not in answer.err) or ("LISTEN" in str(values) and answer.refused), (
-        answer
-    )
+    assert (answer.out == "ran\n" and "import" not in answer.err) or (
+        # What systemd's protocols demand and the caller got wrong may be refused, by its name.
+        answer.refused and any(name in answer.err for name in values if name.startswith(("LISTEN", "NOTIFY")))
+    ), answer
 
 
 def test_the_container_gets_the_environment_of_the_spec_only(runtime: Runtime, bundle: Bundle) -> None:

@@ -34,6 +34,9 @@ INSIDE = (
 
 ERRORS = ("ENOMEM", "EIO", "EINTR", "ENOSPC", "EMFILE", "EPERM")
 
+#: Seconds that the runtime waits for an executor whose report got lost.
+REPORT_LIMIT = 60
+
 #: With children; the tracer as a process aside, for it stays as long as the container's init does.
 _FOLLOW = ("-f", "-D")
 
@@ -190,7 +193,9 @@ def inject(runtime: Runtime, arguments: Sequence[str], point: Injection, *, foll
     name, number, fault = point
     what = "signal=KILL" if fault == "KILL" else f"error={fault}"
     prefix = ["strace", *(_FOLLOW if follow else ()), "-qq", "-o", "/dev/null", "-e", f"trace={name}"]
-    return runtime.call(*arguments, prefix=[*prefix, "-e", f"inject={name}:{what}:when={number}"])
+    return runtime.call(
+        *arguments, prefix=[*prefix, "-e", f"inject={name}:{what}:when={number}"], limit=REPORT_LIMIT * 2
+    )
 
 
 def create_arguments(bundle: Bundle, container: str) -> list[str]:
