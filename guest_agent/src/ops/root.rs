@@ -5,8 +5,8 @@ use crate::ops::mounts::attributes;
 use crate::plan::Text;
 use crate::report::{Context, Failure, Outcome};
 use crate::sys::{self, Errno};
-use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd};
 
 pub fn root_propagation(flags: u64) -> Outcome {
     sys::mount(None, c"/", None, flags, None).at("mount", "/")
@@ -62,10 +62,14 @@ pub fn pivot_root(executor: &Executor) -> Outcome {
     sys::chdir(c"/").at("chdir", "/")
 }
 
-/// Without pivot_root(2) the host's mounts stay beneath the root: /proc and /sys of the host, which a container with
-/// capabilities could find again, are taken away first.
+/// Without pivot_root(2) the host's mounts stay beneath the root. Each procfs and sysfs of the host is taken away first: a
+/// container with capabilities could find it again, and the kernel lets a user namespace mount a bare one where another
+/// is fully visible (mount_too_revealing() in fs/namespace.c).
 pub fn move_root(executor: &Executor) -> Outcome {
-    for path in [c"/proc", c"/sys"] {
+    let number = executor.slots.get("root")?.as_raw_fd();
+    let information = read_text(&format!("/proc/self/fdinfo/{number}"))?;
+    let table = read_text("/proc/self/mountinfo")?;
+    for path in host_mounts(&table, mount_id(&information)).iter().rev() {
         hide_host_mount(path)?;
     }
     // Whoever breaks out of the chroot finds the rootfs at the top of the mount namespace again.
@@ -74,6 +78,59 @@ pub fn move_root(executor: &Executor) -> Outcome {
         sys::move_mount(executor.slots.get("root")?, top.as_fd()).at("move_mount", "/")?;
     }
     change_root(executor)
+}
+
+fn read_text(path: &str) -> Outcome<String> {
+    let bytes = std::fs::read(path).map_err(|error| {
+        Failure::new(
+            "read",
+            path,
+            error.raw_os_error().unwrap_or(0),
+            error.to_string(),
+        )
+    })?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Return the mount's id from a descriptor's fdinfo: proc_pid_fdinfo(5).
+fn mount_id(information: &str) -> &str {
+    let line = information.lines().find(|line| line.starts_with("mnt_id:"));
+    line.map_or("", |line| line["mnt_id:".len()..].trim())
+}
+
+/// Return where procfs and sysfs are mounted outside of the mount `root`, parents first: proc_pid_mountinfo(5).
+fn host_mounts(table: &str, root: &str) -> Vec<CString> {
+    let mut ours = vec![root];
+    let mut found = Vec::new();
+    for line in table.lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let kind = line
+            .split_once(" - ")
+            .and_then(|(_, rest)| rest.split(' ').next());
+        if fields.len() < 5 {
+            continue;
+        }
+        if ours.contains(&fields[0]) || ours.contains(&fields[1]) {
+            ours.push(fields[0]);
+        } else if matches!(kind, Some("proc" | "sysfs")) {
+            found.extend(CString::new(unescape(fields[4])));
+        }
+    }
+    found
+}
+
+/// Undo mountinfo's octal escapes: of space, tab, newline and backslash.
+fn unescape(text: &str) -> Vec<u8> {
+    let escapes = [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ];
+    let replaced = escapes
+        .iter()
+        .fold(text.to_string(), |text, (from, to)| text.replace(from, to));
+    replaced.into_bytes()
 }
 
 fn hide_host_mount(path: &CStr) -> Outcome {
@@ -86,7 +143,7 @@ fn hide_host_mount(path: &CStr) -> Outcome {
         match detached {
             Ok(()) => {}
             // No mount, or none any more.
-            Err(Errno(libc::EINVAL)) => return Ok(()),
+            Err(Errno(libc::EINVAL | libc::ENOENT | libc::ENOTDIR)) => return Ok(()),
             // A mount that a user namespace may not take off is covered instead.
             Err(Errno(libc::EPERM)) => {
                 return sys::mount(Some(c"tmpfs"), path, Some(c"tmpfs"), 0, None).at("mount", name)
