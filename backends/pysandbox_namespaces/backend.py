@@ -1,31 +1,23 @@
-"""The namespaces backend: spawn the executor on the host and answer it."""
+"""The namespaces backend. What only `create` and `exec` need is imported by them: the other commands are quicker so."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from signal import SIGKILL
 
-from pysandbox import executor
-from pysandbox.backend import Backend, Problem
+from pysandbox.backend import Backend, Process
 from pysandbox.cgroup.cgroup import load_cgroup, open_cgroup
 from pysandbox.errors import FailedPrecondition
-from pysandbox.executor import ExecutorError
-from pysandbox.linux import start_time
 from pysandbox_namespaces import process as processes
-from pysandbox_namespaces.container import START_FIFO, NamespacesContainer, hold_entrances
-from pysandbox_namespaces.creation import Creation
-from pysandbox_namespaces.failure import in_runcs_words
-from pysandbox_namespaces.planning import plan_init
+from pysandbox_namespaces.container import NamespacesContainer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, ClassVar
 
-    from pysandbox.backend import Container, ContainerRecord, CreateRequest, Features, Options
+    from pysandbox.backend import Container, ContainerRecord, CreateRequest, Features, Options, Problem
     from pysandbox.cgroup.cgroup import Cgroup
-    from pysandbox.executor import Launch
     from pysandbox.oci.types import Spec
 
 #: The oldest kernel with every call the executor makes: mount_setattr(2) came last.
@@ -51,44 +43,21 @@ class NamespacesBackend(Backend):
 
     def plan(self, bundle: str, spec: Spec, container_id: str, options: Options) -> Sequence[Mapping[str, Any]]:
         """Plan without doing."""
-        cgroup = _open_cgroup(spec, container_id, options)
+        from pysandbox_namespaces.creation import open_spec_cgroup
+        from pysandbox_namespaces.planning import plan_init
+
+        cgroup = open_spec_cgroup(spec, container_id, options)
         plan = plan_init(bundle, spec, container_id, options, cgroup, {}, preserved=0)
         return [{"op": operation.name, **operation.arguments} for operation in plan.operations]
 
     def create(self, request: CreateRequest) -> Container:
         """Make the cgroup, spawn the executor, and talk it through to the stop `ready`."""
-        cgroup = _open_cgroup(request.spec, request.id, request.options)
-        plan = plan_init(
-            request.bundle,
-            request.spec,
-            request.id,
-            request.options,
-            cgroup,
-            request.state,
-            len(request.stdio.preserved),
-        )
-        request.remember({"cgroup": cgroup.saved()})
-        with contextlib.ExitStack() as undo:
-            start = _make_start_fifo(request.state_dir)
-            undo.callback(os.close, start)
-            cgroup.create()
-            undo.callback(cgroup.remove)
-            with contextlib.ExitStack() as held:
-                slots = {"start": start, **hold_entrances(held, cgroup)}
-                launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots=slots)
-            undo.callback(_end, launch, cgroup)
-            try:
-                init = Creation(request, plan, cgroup).follow(launch)
-            except ExecutorError as error:
-                raise in_runcs_words(error, request.spec["process"]["args"][0]) from error
-            undo.pop_all()
-            os.close(start)
-        return NamespacesContainer(request.id, request.state_dir, init, start_time(init.pid) or 0, cgroup, launch)
+        from pysandbox_namespaces.creation import create
+
+        return create(request)
 
     def load(self, record: ContainerRecord) -> Container:
         """Take hold of the init that the record names."""
-        from pysandbox.backend import Process
-
         cgroup = load_cgroup(record.backend_state["cgroup"])
         init = Process(pid=record.pid)
         return NamespacesContainer(record.id, record.state_dir, init, record.pid_start_time, cgroup)
@@ -101,11 +70,6 @@ class NamespacesBackend(Backend):
         if cgroup is not None:
             cgroup.kill()
             cgroup.remove()
-
-
-def _open_cgroup(spec: Spec, container_id: str, options: Options) -> Cgroup:
-    path = (spec.get("linux") or {}).get("cgroupsPath") or ""
-    return open_cgroup(path, container_id, systemd=options.systemd_cgroup)
 
 
 def _remembered_cgroup(record: ContainerRecord) -> Cgroup | None:
@@ -123,15 +87,3 @@ def _remembered_cgroup(record: ContainerRecord) -> Cgroup | None:
         spec = read_json(file.read(), file.name)
     path = (spec.get("linux") or {}).get("cgroupsPath") or ""
     return open_cgroup(path, record.id, systemd=path.count(":") == 2)
-
-
-def _make_start_fifo(state_dir: str) -> int:
-    """Make the FIFO and open it both ways: never blocks, and counts as a reader while init holds it (fifo(7))."""
-    path = os.path.join(state_dir, START_FIFO)
-    os.mkfifo(path, 0o600)
-    return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
-def _end(launch: Launch, cgroup: Cgroup) -> None:
-    launch.abort()
-    cgroup.kill()

@@ -7,15 +7,10 @@ import json
 import os
 import signal as signals
 
-from pysandbox import executor
 from pysandbox.backend import Container, Process
-from pysandbox.cgroup.cgroup import open_entrances
 from pysandbox.errors import FailedPrecondition, NotFound
-from pysandbox.executor import ExecutorError
 from pysandbox.linux import start_time
 from pysandbox_namespaces import process as processes
-from pysandbox_namespaces.conversation import converse, patience
-from pysandbox_namespaces.failure import in_runcs_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,14 +24,6 @@ if TYPE_CHECKING:
 
 #: The FIFO in the state directory. `create` opens it read-write for init, so it has a reader as long as init lives.
 START_FIFO = "exec.fifo"
-
-
-def hold_entrances(held: contextlib.ExitStack, cgroup: Cgroup) -> dict[str, int]:
-    """Open a cgroup's entrances for as long as `held` lasts."""
-    opened = open_entrances(cgroup)
-    for descriptor in opened.values():
-        held.callback(os.close, descriptor)
-    return opened
 
 
 class NamespacesContainer(Container):
@@ -75,6 +62,8 @@ class NamespacesContainer(Container):
 
     def _follow_execution(self, launch: Launch) -> None:
         """Wait until init has executed the program, so that a failure is this call's failure."""
+        from pysandbox_namespaces.conversation import converse, patience
+
         self._launch = None
         try:
             converse(launch, {}, timeout=patience(self._spec(), "startContainer"))
@@ -83,32 +72,9 @@ class NamespacesContainer(Container):
 
     def exec(self, request: ExecRequest) -> Process:
         """Run the exec plan: the executor joins init's namespaces by pidfd."""
-        from pysandbox_namespaces.listener import hand_listener
-        from pysandbox_namespaces.planning import plan_exec
+        from pysandbox_namespaces.execution import execute
 
-        def join_cgroup(pid: int) -> None:
-            self._cgroup.add(pid, request.cgroup, init=self.init.pid)
-
-        spec = self._spec()
-        with contextlib.ExitStack() as held:
-            pidfd = processes.open_process(self.init.pid, self._started)
-            held.callback(os.close, pidfd)
-            entrances = {} if request.cgroup else hold_entrances(held, self._cgroup)
-            plan = plan_exec(request, self.id, spec, self.init.pid, list(entrances))
-            launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots={"process": pidfd, **entrances})
-        try:
-            process = converse(
-                launch,
-                {"cgroup": join_cgroup},
-                on_listener=lambda pid, number: hand_listener(spec, request.state, pid, number),
-                trace=request.options.trace,
-            )
-        except BaseException as error:
-            launch.abort()
-            if isinstance(error, ExecutorError):
-                raise in_runcs_words(error, request.process["args"][0]) from error
-            raise
-        launch.close()
+        process = execute(request, self.id, self._spec(), self.init.pid, self._started, self._cgroup)
         self._execs[request.exec_id] = (process.pid, start_time(process.pid) or 0)
         return process
 

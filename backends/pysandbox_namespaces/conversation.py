@@ -6,12 +6,15 @@ import os
 
 from pysandbox import executor
 from pysandbox.backend import Process
+from pysandbox.cgroup.cgroup import open_entrances
 from pysandbox.errors import Unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import contextlib
     from collections.abc import Callable, Mapping
 
+    from pysandbox.cgroup.cgroup import Cgroup
     from pysandbox.executor import Launch
     from pysandbox.oci.types import Spec
 
@@ -63,6 +66,14 @@ def converse(
     if until is not None:
         raise Unknown(f"the executor ended before it reached {until!r}")
     return Process(pid=pid, console=console)
+
+
+def hold_entrances(held: contextlib.ExitStack, cgroup: Cgroup) -> dict[str, int]:
+    """Open a cgroup's entrances for as long as `held` lasts."""
+    opened = open_entrances(cgroup)
+    for descriptor in opened.values():
+        held.callback(os.close, descriptor)
+    return opened
 
 
 def patience(spec: Spec, kind: str) -> float:

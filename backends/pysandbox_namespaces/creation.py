@@ -1,19 +1,70 @@
-"""The caller's half of making a container: what it does at each stop of the executor's plan."""
+"""Make a container: its cgroup, its executor, and what is done at each stop of the executor's plan."""
 
 from __future__ import annotations
 
-from pysandbox_namespaces.conversation import converse, patience
+import contextlib
+import os
+
+from pysandbox import executor
+from pysandbox.cgroup.cgroup import open_cgroup
+from pysandbox.executor import ExecutorError
+from pysandbox.linux import start_time
+from pysandbox_namespaces.container import START_FIFO, NamespacesContainer
+from pysandbox_namespaces.conversation import converse, hold_entrances, patience
+from pysandbox_namespaces.failure import in_runcs_words
 from pysandbox_namespaces.idmap import write_id_maps, write_process_file
+from pysandbox_namespaces.planning import plan_init
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pysandbox.backend import CreateRequest, Process
+    from pysandbox.backend import CreateRequest, Options, Process
     from pysandbox.cgroup.cgroup import Cgroup
     from pysandbox.executor import Launch
+    from pysandbox.oci.types import Spec
     from pysandbox.plan.plan import Plan
     from pysandbox_namespaces.conversation import Answer
+
+
+def create(request: CreateRequest) -> NamespacesContainer:
+    """Make a container whose init waits for `start`. On failure nothing is left."""
+    cgroup = open_spec_cgroup(request.spec, request.id, request.options)
+    preserved = len(request.stdio.preserved)
+    plan = plan_init(request.bundle, request.spec, request.id, request.options, cgroup, request.state, preserved)
+    request.remember({"cgroup": cgroup.saved()})
+    with contextlib.ExitStack() as undo, contextlib.ExitStack() as held:
+        cgroup.create()
+        undo.callback(cgroup.remove)
+        slots = {"start": _make_start_fifo(held, request.state_dir), **hold_entrances(held, cgroup)}
+        launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots=slots)
+        undo.callback(_end, launch, cgroup)
+        try:
+            init = Creation(request, plan, cgroup).follow(launch)
+        except ExecutorError as error:
+            raise in_runcs_words(error, request.spec["process"]["args"][0]) from error
+        undo.pop_all()
+    return NamespacesContainer(request.id, request.state_dir, init, start_time(init.pid) or 0, cgroup, launch)
+
+
+def open_spec_cgroup(spec: Spec, container_id: str, options: Options) -> Cgroup:
+    """Decide where the container's cgroup is, without making it."""
+    path = (spec.get("linux") or {}).get("cgroupsPath") or ""
+    return open_cgroup(path, container_id, systemd=options.systemd_cgroup)
+
+
+def _make_start_fifo(held: contextlib.ExitStack, state_dir: str) -> int:
+    """Make the FIFO and open it both ways: never blocks, and counts as a reader while init holds it (fifo(7))."""
+    path = os.path.join(state_dir, START_FIFO)
+    os.mkfifo(path, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    held.callback(os.close, descriptor)
+    return descriptor
+
+
+def _end(launch: Launch, cgroup: Cgroup) -> None:
+    launch.abort()
+    cgroup.kill()
 
 
 class Creation:

@@ -1,0 +1,49 @@
+"""Start one more process in a container."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from pysandbox import executor
+from pysandbox.executor import ExecutorError
+from pysandbox_namespaces.conversation import converse, hold_entrances
+from pysandbox_namespaces.failure import in_runcs_words
+from pysandbox_namespaces.listener import hand_listener
+from pysandbox_namespaces.planning import plan_exec
+from pysandbox_namespaces.process import open_process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pysandbox.backend import ExecRequest, Process
+    from pysandbox.cgroup.cgroup import Cgroup
+    from pysandbox.executor import Launch
+    from pysandbox.oci.types import Spec
+
+
+def execute(request: ExecRequest, container_id: str, spec: Spec, pid: int, started: int, cgroup: Cgroup) -> Process:
+    """Run a process beside init, which is `pid` and began at `started`. On failure nothing of it is left."""
+    with contextlib.ExitStack() as held:
+        pidfd = open_process(pid, started)
+        held.callback(os.close, pidfd)
+        entrances = {} if request.cgroup else hold_entrances(held, cgroup)
+        plan = plan_exec(request, container_id, spec, pid, list(entrances))
+        launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots={"process": pidfd, **entrances})
+    try:
+        process = _follow(launch, request, spec, cgroup, pid)
+    except BaseException as error:
+        launch.abort()
+        if isinstance(error, ExecutorError):
+            raise in_runcs_words(error, request.process["args"][0]) from error
+        raise
+    launch.close()
+    return process
+
+
+def _follow(launch: Launch, request: ExecRequest, spec: Spec, cgroup: Cgroup, init: int) -> Process:
+    return converse(
+        launch,
+        {"cgroup": lambda pid: cgroup.add(pid, request.cgroup, init=init)},
+        on_listener=lambda pid, number: hand_listener(spec, request.state, pid, number),
+        trace=request.options.trace,
+    )
