@@ -80,6 +80,14 @@ impl Report {
         sys::send_descriptor(socket, message.as_bytes(), descriptor)
     }
 
+    /// Send one object and wait for the caller's word. What could not be sent would be waited for by both sides: exit.
+    pub fn ask(&self, message: &Value) {
+        if self.write(message).is_err() {
+            sys::exit(1);
+        }
+        self.wait_go();
+    }
+
     /// Wait for `{"go": true}`. Anything else, and the end of the socket, means abort: exit without a word.
     pub fn wait_go(&self) {
         let mut buffer = [0u8; 256];

@@ -25,8 +25,7 @@ pub fn dumpable(value: bool) -> Outcome {
 
 /// Tell the caller where we are and wait for its word.
 pub fn stop(executor: &Executor, name: &Text) -> Outcome {
-    executor.report.send(&json!({ "stop": name.as_str() }));
-    executor.report.wait_go();
+    executor.report.ask(&json!({ "stop": name.as_str() }));
     Ok(())
 }
 
@@ -49,7 +48,9 @@ pub fn clone(executor: &mut Executor, into_cgroup: bool) -> Outcome {
         sys::Side::Caller => sys::exit(0),
         sys::Side::Sibling(pid) => pid,
     };
-    executor.report.send(&json!({ "pid": pid }));
+    if executor.report.write(&json!({ "pid": pid })).is_err() {
+        sys::exit(1);
+    }
     executor.slots.take("cgroup");
     executor.parent_death_signal = 0;
     // A caller that died before this gets no chance to kill us.
