@@ -79,6 +79,8 @@ demo: setup
 $(STAMPS)/test: pyproject.toml $(STAMPS)/venv
 	$(call say,+,linters and test tools)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	rm -f $(VENV)/bin/pysandbox # pip's own launcher: it isolates nothing
+	$(MAKE) $(VENV)/bin/pysandbox
 	touch $@
 
 $(STAMPS)/test-packages-$(DAEMONS): setup/packages.sh $(STAMPS)/packages

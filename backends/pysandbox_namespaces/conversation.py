@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import contextlib
     from collections.abc import Callable, Mapping
 
-    from pysandbox.cgroup.cgroup import Cgroup
     from pysandbox.executor import Launch
     from pysandbox.oci.types import Spec
 
@@ -68,9 +67,9 @@ def converse(
     return Process(pid=pid, console=console)
 
 
-def hold_entrances(held: contextlib.ExitStack, cgroup: Cgroup) -> dict[str, int]:
+def hold_entrances(held: contextlib.ExitStack, paths: Mapping[str, str]) -> dict[str, int]:
     """Open a cgroup's entrances for as long as `held` lasts."""
-    opened = open_entrances(cgroup)
+    opened = open_entrances(paths)
     for descriptor in opened.values():
         held.callback(os.close, descriptor)
     return opened

@@ -13,7 +13,7 @@ from pysandbox_namespaces.container import START_FIFO, NamespacesContainer
 from pysandbox_namespaces.conversation import converse, hold_entrances, patience
 from pysandbox_namespaces.failure import in_runcs_words
 from pysandbox_namespaces.idmap import write_id_maps, write_process_file
-from pysandbox_namespaces.planning import plan_init
+from pysandbox_namespaces.planning import entrances, plan_init
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,10 @@ def create(request: CreateRequest) -> NamespacesContainer:
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as held:
         cgroup.create()
         undo.callback(cgroup.remove)
-        slots = {"start": _make_start_fifo(held, request.state_dir), **hold_entrances(held, cgroup)}
+        slots = {
+            "start": _make_start_fifo(held, request.state_dir),
+            **hold_entrances(held, entrances(cgroup, request.spec)),
+        }
         launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots=slots)
         undo.callback(_end, launch, cgroup)
         try:

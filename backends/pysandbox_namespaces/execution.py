@@ -10,7 +10,7 @@ from pysandbox.executor import ExecutorError
 from pysandbox_namespaces.conversation import converse, hold_entrances
 from pysandbox_namespaces.failure import in_runcs_words
 from pysandbox_namespaces.listener import hand_listener
-from pysandbox_namespaces.planning import plan_exec
+from pysandbox_namespaces.planning import entrances, plan_exec
 from pysandbox_namespaces.process import open_process
 
 TYPE_CHECKING = False
@@ -26,9 +26,9 @@ def execute(request: ExecRequest, container_id: str, spec: Spec, pid: int, start
     with contextlib.ExitStack() as held:
         pidfd = open_process(pid, started)
         held.callback(os.close, pidfd)
-        entrances = {} if request.cgroup else hold_entrances(held, cgroup)
-        plan = plan_exec(request, container_id, spec, pid, list(entrances))
-        launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots={"process": pidfd, **entrances})
+        opened = hold_entrances(held, {} if request.cgroup else entrances(cgroup, spec))
+        plan = plan_exec(request, container_id, spec, pid, list(opened))
+        launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots={"process": pidfd, **opened})
     try:
         process = _follow(launch, request, spec, cgroup, pid)
     except BaseException as error:

@@ -11,11 +11,14 @@ linux.resources linux.rootfsPropagation linux.maskedPaths linux.readonlyPaths li
 linux.seccomp linux.personality linux.memoryPolicy
 """.split()
 
-#: Refused when present: what the kernel of a plain container host cannot give, or what nobody has asked for yet.
-_REFUSED = "linux.intelRdt".split()
+#: Refused when present: nobody here manages resctrl, and the specification names no flag.
+_REFUSED = "linux.intelRdt linux.personality.flags".split()
 
-#: Of other platforms, or of virtual machines: read by nobody here, and said so in the log.
-_IGNORED = "vm solaris windows zos freebsd linux.resources.memory.kernel linux.resources.memory.kernelTCP".split()
+#: Of virtual machines, or what Linux has given up: a warning in the log. Some other limits have a counterpart on one
+#: version of cgroups only; they are enforced there, and a warning on the other.
+_IGNORED = """
+vm linux.resources.memory.kernel linux.resources.memory.kernelTCP linux.resources.memory.useHierarchy
+""".split()
 
 FEATURES = Features(
     fields={

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from pysandbox.cgroup.resources import ignored
 from pysandbox.plan.container import init_plan
 from pysandbox.plan.host import host_facts
 from pysandbox.plan.process import exec_plan
@@ -41,14 +42,33 @@ def plan_init(
         host=host_facts(spec),
         state=state,
         preserved=preserved,
-        entrances=list(cgroup.entrances()),
+        entrances=list(entrances(cgroup, spec)),
     )
+    if options.warn is not None:
+        for path in said_in_vain(spec, cgroup.version):
+            options.warn(f"{path}: ignored")
     _log(plan, options)
     return plan
 
 
-def plan_exec(request: ExecRequest, container_id: str, spec: Spec, pid: int, entrances: Sequence[str]) -> Plan:
-    """Plan one more process in the container whose init is `pid`; `entrances` are the slots of its cgroup."""
+def said_in_vain(spec: Spec, cgroup_version: int) -> list[str]:
+    """Return the JSON paths of what is asked for and has no meaning on this host's kernel, or on any."""
+    vm = ["vm"] if "vm" in spec else []
+    return vm + ignored((spec.get("linux") or {}).get("resources") or {}, cgroup_version)
+
+
+def entrances(cgroup: Cgroup, spec: Spec) -> Mapping[str, str]:
+    """Return what the executor enters the cgroup through by itself: slots and paths.
+
+    Nothing for a container with a user namespace: CLONE_INTO_CGROUP asks for a right to the cgroup that the executor
+    has given up by the time it clones. The caller moves it then.
+    """
+    namespaces = (spec.get("linux") or {}).get("namespaces") or ()
+    return {} if any(namespace["type"] == "user" for namespace in namespaces) else cgroup.entrances()
+
+
+def plan_exec(request: ExecRequest, container_id: str, spec: Spec, pid: int, slots: Sequence[str]) -> Plan:
+    """Plan one more process in the container whose init is `pid`; `slots` are the entrances of its cgroup."""
     plan = exec_plan(
         request.process,
         spec,
@@ -57,7 +77,7 @@ def plan_exec(request: ExecRequest, container_id: str, spec: Spec, pid: int, ent
         namespaces=separate_namespaces(spec, pid),
         container_id=container_id,
         preserved=len(request.stdio.preserved),
-        entrances=entrances,
+        entrances=slots,
     )
     _log(plan, request.options)
     return plan

@@ -724,7 +724,7 @@ def test_v2_delegation_gives_the_directory_and_the_listed_files_but_no_limit(uni
 
 def test_v1_a_process_can_move_itself_through_the_entrances(legacy: CgroupV1) -> None:
     legacy.create({})
-    opened = open_entrances(legacy)
+    opened = open_entrances(legacy.entrances())
     entries = [descriptor for slot, descriptor in opened.items() if slot.startswith("tasks")]
     script = "for fd in $FDS; do echo 0 >&$fd; done; exec sleep 60"
 

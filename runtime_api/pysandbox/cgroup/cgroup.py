@@ -171,11 +171,11 @@ def place(layout: Layout, path: str, container_id: str) -> Cgroup:
     return CgroupV1(paths, container_id)
 
 
-def open_entrances(cgroup: Cgroup) -> dict[str, int]:
-    """Open a cgroup's entrances, by slot. The caller closes them."""
+def open_entrances(paths: Mapping[str, str]) -> dict[str, int]:
+    """Open a cgroup's entrances, by slot; `paths` are what `Cgroup.entrances` returned. The caller closes them."""
     opened: dict[str, int] = {}
     try:
-        for slot, path in cgroup.entrances().items():
+        for slot, path in paths.items():
             way = os.O_RDONLY | os.O_DIRECTORY if slot == "cgroup" else os.O_WRONLY
             opened[slot] = os.open(path, way | os.O_CLOEXEC | os.O_NOFOLLOW)
     except BaseException:
