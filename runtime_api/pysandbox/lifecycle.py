@@ -249,7 +249,11 @@ def create(
     `deliver` gets its init when all stands: it writes the pid file and hands the console over. What fails, there too,
     leaves nothing behind. Raises AlreadyExists, InvalidArgument, HookFailed and whatever the backend raises.
     """
+    from pysandbox.oci.validate import warnings
+
     check_id(container_id)
+    for line in warnings(bundle.spec):
+        runtime.warn(line)
     annotations = bundle.spec.get("annotations") or {}
     backend_name = choose(runtime.config, runtime.backend, annotations)
     backend = load_backend(backend_name, runtime.config)

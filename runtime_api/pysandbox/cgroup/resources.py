@@ -346,11 +346,17 @@ def ignored(resources: Resources, version: int) -> list[str]:
     """Return the JSON paths of what was asked for and cannot be given on cgroups of this version."""
     absent = ["memory.kernel", "memory.kernelTCP"]
     if version == 2:
-        absent += ["memory.swappiness", "memory.disableOOMKiller", "memory.useHierarchy", "blockIO.leafWeight"]
-        absent += ["cpu.realtimeRuntime", "cpu.realtimePeriod", "network.classID", "network.priorities"]
-    found = []
-    for path in absent:
-        section, key = path.split(".")
-        if (resources.get(section) or {}).get(key):  # type: ignore[attr-defined]
-            found.append(f"{_ROOT}.{path}")
-    return found
+        absent += ["memory.swappiness", "memory.disableOOMKiller", "blockIO.leafWeight", "cpu.realtimeRuntime"]
+        absent += ["cpu.realtimePeriod", "network.classID", "network.priorities"]
+    sections: Mapping[str, Any] = resources
+    found = [path for path in absent if _member(sections, path)]
+    if _member(sections, "memory.useHierarchy") is False:
+        found.append("memory.useHierarchy")  # memory has had no other way since Linux 5.11
+    if version == 2 and any(device.get("leafWeight") for device in _member(sections, "blockIO.weightDevice") or ()):
+        found.append("blockIO.weightDevice.leafWeight")
+    return [f"{_ROOT}.{path}" for path in found]
+
+
+def _member(sections: Mapping[str, Any], path: str) -> Any:
+    section, key = path.split(".")
+    return (sections.get(section) or {}).get(key)

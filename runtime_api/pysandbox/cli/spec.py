@@ -32,7 +32,9 @@ def run(invocation: Invocation) -> int:
     if invocation.parsed["rootless"]:
         raise Unimplemented("spec --rootless: rootless containers are not supported")
     path = os.path.join(invocation.parsed["bundle"], "config.json")
-    text = json.dumps(default_spec(), indent="\t", ensure_ascii=False)
+    # As runc: on v1 its mount shows the container's own cgroup without that namespace, on v2 it would show the host's.
+    unified = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+    text = json.dumps(default_spec(cgroup_namespace=unified), indent="\t", ensure_ascii=False)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except FileExistsError:

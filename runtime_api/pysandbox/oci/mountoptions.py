@@ -48,7 +48,6 @@ MOUNT_ATTR_RELATIME = 0x0
 MOUNT_ATTR_NOATIME = 0x10
 MOUNT_ATTR_STRICTATIME = 0x20
 MOUNT_ATTR_NODIRATIME = 0x80
-MOUNT_ATTR_IDMAP = 0x100000
 MOUNT_ATTR_NOSYMFOLLOW = 0x200000
 
 
@@ -165,7 +164,6 @@ MOUNT_OPTIONS: Mapping[str, MountOption] = {
     "idmap": _extension("idmap"),
     "ridmap": _extension("ridmap"),
     "tmpcopyup": _extension("tmpcopyup"),
-    "copy-symlink": _extension("copy-symlink"),
     "dest-nofollow": _extension("dest-nofollow"),
     "src-nofollow": _extension("src-nofollow"),
 }

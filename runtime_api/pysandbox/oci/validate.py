@@ -6,11 +6,10 @@ this program does not do, is refused with its JSON path. Pure: nothing of the ho
 
 from __future__ import annotations
 
-from pysandbox.oci.capabilities import CAPABILITIES
 from pysandbox.oci.document import format_path, quote
 from pysandbox.oci.linux_rules import LINUX, check_namespaced, check_process_ids, check_user_namespace
 from pysandbox.oci.mount_rules import MOUNTS, check_mounts
-from pysandbox.oci.process_rules import CAPABILITY_SETS, PROCESS
+from pysandbox.oci.process_rules import PROCESS
 from pysandbox.oci.resource_rules import RESOURCES
 from pysandbox.oci.schema import (
     INT64,
@@ -37,6 +36,9 @@ if TYPE_CHECKING:
 
     from pysandbox.oci.schema import Shape
     from pysandbox.oci.types import Spec
+
+#: Fields that mean nothing on Linux, and sections of other platforms.
+OTHER_PLATFORMS = ("process.commandLine", "process.user.username", "windows", "solaris", "zos", "freebsd")
 
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
@@ -77,7 +79,7 @@ def validate_resources(resources: Any, path: str) -> None:
 
 
 def warnings(spec: Spec) -> list[str]:
-    """List what a valid spec says in vain, or in a form that is going away: one line each, for the log."""
+    """List what a valid spec says in vain, whatever the backend, or in a form that is going away: a line each."""
     return [f"{format_path(keys)}: {problem}" for keys, problem in _warnings(spec)]
 
 
@@ -149,40 +151,16 @@ SPEC = Object(
 
 
 def _warnings(spec: Spec) -> Iterator[tuple[list[str | int], str]]:
-    yield from _mount_warnings(spec)
-    yield from _capability_warnings(spec)
-    yield from _linux_warnings(spec)
-    if spec.get("hooks", {}).get("prestart"):
-        yield ["hooks", "prestart"], "deprecated, use createRuntime, createContainer or startContainer"
-    for name in ("windows", "solaris", "zos", "freebsd"):
-        if name in spec:
-            yield [name], "ignored: of another platform"
-
-
-def _mount_warnings(spec: Spec) -> Iterator[tuple[list[str | int], str]]:
     for index, mount in enumerate(spec.get("mounts", ())):
         if not mount["destination"].startswith("/"):
             yield ["mounts", index, "destination"], "relative destination path is deprecated, using it as relative to /"
-
-
-def _capability_warnings(spec: Spec) -> Iterator[tuple[list[str | int], str]]:
-    capabilities = spec["process"].get("capabilities", {})
-    unknown: dict[str, str] = {}  # with the first set that has it
-    for name in CAPABILITY_SETS:
-        members: list[str] = capabilities.get(name, [])  # type: ignore[assignment]
-        for member in members:
-            if member not in CAPABILITIES:
-                unknown.setdefault(member, name)
-    for member in sorted(unknown):
-        path: list[str | int] = ["process", "capabilities", unknown[member]]
-        yield path, f"ignoring unknown or unavailable capability {quote(member)}"
-
-
-def _linux_warnings(spec: Spec) -> Iterator[tuple[list[str | int], str]]:
     linux = spec.get("linux", {})
-    memory = linux.get("resources", {}).get("memory", {})
-    for name in ("kernel", "kernelTCP"):
-        if name in memory:
-            yield ["linux", "resources", "memory", name], "kernel memory settings are ignored"
     if linux.get("uidMappings") and any(n["type"] == "user" and n.get("path") for n in linux.get("namespaces", ())):
         yield ["linux", "uidMappings"], "ignored: the user namespace is joined by path and has mappings already"
+    for path in OTHER_PLATFORMS:
+        *way, name = path.split(".")
+        section: Any = spec
+        for key in way:
+            section = section.get(key, {})
+        if name in section:
+            yield [*way, name], "ignored: of another platform"

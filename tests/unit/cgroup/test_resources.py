@@ -223,15 +223,18 @@ def test_check_before_update(memory: dict[str, Any], problem: str | None) -> Non
 
 def test_what_has_no_counterpart_is_listed() -> None:
     resources: Any = {
-        "memory": {"kernel": 1, "swappiness": 3},
+        "memory": {"kernel": 1, "swappiness": 3, "useHierarchy": False},
         "cpu": {"realtimeRuntime": 5},
         "network": {"classID": 1},
+        "blockIO": {"weightDevice": [{"major": 8, "minor": 0, "leafWeight": 300}]},
     }
 
-    assert ignored(resources, version=1) == ["linux.resources.memory.kernel"]
+    assert ignored(resources, version=1) == ["linux.resources.memory.kernel", "linux.resources.memory.useHierarchy"]
     assert ignored(resources, version=2) == [
         "linux.resources.memory.kernel",
         "linux.resources.memory.swappiness",
         "linux.resources.cpu.realtimeRuntime",
         "linux.resources.network.classID",
+        "linux.resources.memory.useHierarchy",
+        "linux.resources.blockIO.weightDevice.leafWeight",
     ]

@@ -272,3 +272,9 @@ def test_the_state_document_has_runcs_members_in_runcs_order(front: Runtime, bun
         "ociVersion", "id", "pid", "status", "bundle", "rootfs", "created", "annotations", "owner",
     ]  # fmt: skip
     assert json.loads(json.dumps(document))["rootfs"] == bundle.rootfs
+
+
+def test_what_a_spec_says_in_vain_is_a_warning(front: Runtime, bundle_of: Any) -> None:
+    lifecycle.create(front, "c", bundle_of("sleep", "100", windows={}))
+
+    assert front.warn.lines == ["windows: ignored: of another platform"]  # type: ignore[attr-defined]
