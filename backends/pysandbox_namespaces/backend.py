@@ -47,8 +47,7 @@ class NamespacesBackend(Backend):
         from pysandbox_namespaces.planning import plan_init
 
         cgroup = open_spec_cgroup(spec, container_id, options)
-        plan = plan_init(bundle, spec, container_id, options, cgroup, {}, preserved=0)
-        return [{"op": operation.name, **operation.arguments} for operation in plan.operations]
+        return plan_init(bundle, spec, container_id, options, cgroup, {}, preserved=0).documents()
 
     def create(self, request: CreateRequest) -> Container:
         """Make the cgroup, spawn the executor, and talk it through to the stop `ready`."""

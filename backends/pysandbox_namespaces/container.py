@@ -9,7 +9,7 @@ import signal as signals
 
 from pysandbox.backend import Container, Process
 from pysandbox.errors import FailedPrecondition, NotFound
-from pysandbox.linux import start_time
+from pysandbox.linux import is_alive, start_time
 from pysandbox_namespaces import process as processes
 
 TYPE_CHECKING = False
@@ -102,7 +102,7 @@ class NamespacesContainer(Container):
 
     def alive(self) -> bool:
         """Compare pid and start time with what /proc says."""
-        return processes.is_alive(self.init.pid, self._started)
+        return is_alive(self.init.pid, self._started)
 
     def delete(self) -> None:
         """End what is left in the cgroup (init may have shared the host's pid namespace), then remove it."""

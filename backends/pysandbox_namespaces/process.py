@@ -9,15 +9,10 @@ import time
 
 from pysandbox.backend import ExitStatus
 from pysandbox.errors import DeadlineExceeded, FailedPrecondition
-from pysandbox.linux import start_time
+from pysandbox.linux import is_alive, start_time
 
 #: What `wait` reports when the process was another's child, so that its exit code cannot be known.
 UNKNOWN_EXIT_CODE = 255
-
-
-def is_alive(pid: int, started: int) -> bool:
-    """Say whether this very process is there and no zombie."""
-    return pid > 0 and start_time(pid) == started
 
 
 def open_process(pid: int, started: int) -> int:

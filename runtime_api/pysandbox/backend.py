@@ -77,7 +77,6 @@ class CreateRequest:
     runtime_created: Callable[[int], None]
     state: Mapping[str, Any]
     options: Options = field(default_factory=Options)
-    sandbox_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

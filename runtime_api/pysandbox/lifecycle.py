@@ -22,7 +22,7 @@ import time
 from pysandbox.backend import ContainerRecord, CreateRequest, ExecRequest, LifecycleEvent, Options, Process, Stdio
 from pysandbox.config import Config
 from pysandbox.errors import AlreadyExists, FailedPrecondition, NotFound, SandboxError, Unavailable
-from pysandbox.linux import start_time
+from pysandbox.linux import is_alive, start_time
 from pysandbox.plugins import choose, load_backend, notify
 from pysandbox.record import dataclass, field, replace
 from pysandbox.state import check_id
@@ -87,8 +87,8 @@ class Runtime:
 
 
 def init_alive(record: ContainerRecord) -> bool:
-    """Say whether the record's init is still there: the same pid with the same start time, and no zombie."""
-    return record.pid > 0 and start_time(record.pid) == record.pid_start_time
+    """Say whether the record's init is still there."""
+    return is_alive(record.pid, record.pid_start_time)
 
 
 def _load(runtime: Runtime, record: ContainerRecord) -> Container:

@@ -57,6 +57,11 @@ def start_time(pid: int) -> int | None:
     return int(fields[_STAT_START_TIME])
 
 
+def is_alive(pid: int, started: int) -> bool:
+    """Say whether this very process, told by its start time, is there and no zombie."""
+    return pid > 0 and start_time(pid) == started
+
+
 def open_standard_descriptors() -> None:
     """Make sure that 0, 1 and 2 are open, so that no file opened later becomes someone's standard output."""
     while (descriptor := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) <= 2:

@@ -108,13 +108,7 @@ def bind(state_dir: str, host: str) -> NotifySocket | None:
 
 def with_socket(bundle: Bundle, state_dir: str) -> Bundle:
     """Return a bundle whose container sees its socket, by mount and by environment."""
-    from pysandbox.record import replace
-
-    spec = bundle.spec.copy()
-    spec["mounts"] = [*spec.get("mounts", ()), _mount(state_dir)]
-    spec["process"] = spec["process"].copy()
-    spec["process"]["env"] = [*spec["process"].get("env", ()), f"NOTIFY_SOCKET={_INSIDE}/{_NAME}"]
-    return replace(bundle, spec=spec)
+    return bundle.extended([f"NOTIFY_SOCKET={_INSIDE}/{_NAME}"], [_mount(state_dir)])
 
 
 def _mount(state_dir: str) -> Mount:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-DEFAULT_ROOT = "/run/pysandbox"
 STATE_VERSION = 1
 #: Seconds that a command waits for another one on the same container.
 LOCK_LIMIT = 30.0

@@ -97,7 +97,7 @@ def prepare(invocation: Invocation, container_id: str, bundle: Bundle, *, detach
     listening = listen_descriptors(invocation.inherited)
     descriptors = preserved(flags, invocation.inherited, listening)
     if listening:
-        bundle = with_environment(bundle, f"LISTEN_FDS={listening}", "LISTEN_PID=1")
+        bundle = bundle.extended([f"LISTEN_FDS={listening}", "LISTEN_PID=1"])
     runtime = invocation.runtime()
     directories: tuple[str, ...] = ()
     if os.environ.get("NOTIFY_SOCKET"):
@@ -121,16 +121,6 @@ def prepare(invocation: Invocation, container_id: str, bundle: Bundle, *, detach
 def stdio(process: Mapping[str, Any], descriptors: tuple[int, ...]) -> Stdio:
     """Return the caller's descriptors, or a terminal, as the process's."""
     return Stdio(terminal=bool(process.get("terminal")), preserved=descriptors)
-
-
-def with_environment(bundle: Bundle, *entries: str) -> Bundle:
-    """Return the bundle with more environment for its process."""
-    from pysandbox.record import replace
-
-    spec = bundle.spec.copy()
-    spec["process"] = spec["process"].copy()
-    spec["process"]["env"] = [*spec["process"].get("env", ()), *entries]
-    return replace(bundle, spec=spec)
 
 
 def delivery(flags: Parsed) -> Callable[[Process], None]:

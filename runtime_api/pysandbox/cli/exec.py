@@ -131,21 +131,13 @@ def _more_capabilities(own: Mapping[str, Any], added: list[str]) -> dict[str, An
 
 
 def _user(own: Mapping[str, Any], user: str, groups: list[str]) -> dict[str, Any]:
+    from pysandbox.oci.user import parse_gid, parse_user
+
     changed_user = dict(own)
     if user:
-        uid, colon, gid = user.partition(":")
-        changed_user["uid"] = _identity(uid, "uid")
-        if colon:
-            changed_user["gid"] = _identity(gid, "gid")
+        changed_user["uid"], gid = parse_user(user)
+        if gid is not None:
+            changed_user["gid"] = gid
     if groups:
-        changed_user["additionalGids"] = [
-            *(own.get("additionalGids") or ()),
-            *(_identity(group, "additional gid") for group in groups),
-        ]
+        changed_user["additionalGids"] = [*(own.get("additionalGids") or ()), *map(parse_gid, groups)]
     return changed_user
-
-
-def _identity(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or int(text) >= 2**32 - 1:
-        raise InvalidArgument(f"parsing {text!r} as int for {what} failed: invalid syntax")
-    return int(text)

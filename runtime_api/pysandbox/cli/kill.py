@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-
 from pysandbox.cli.flags import Command, Flag
-from pysandbox.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,20 +20,8 @@ COMMAND = Command(
 def run(invocation: Invocation) -> int:
     """Send the signal."""
     from pysandbox import lifecycle
+    from pysandbox.oci.signals import parse_signal
 
-    number = signal_number([*invocation.parsed.arguments, "SIGTERM"][1])
+    number = parse_signal([*invocation.parsed.arguments, "SIGTERM"][1])
     lifecycle.kill(invocation.runtime(), invocation.container_id, number, everyone=invocation.parsed["all"])
     return 0
-
-
-def signal_number(text: str) -> int:
-    """Return the number of a signal given as 15, TERM or sigterm. Raises InvalidArgument."""
-    if text.isdecimal():
-        if int(text) <= signal.NSIG:
-            return int(text)
-    else:
-        name = text.upper()
-        number = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", None)
-        if isinstance(number, signal.Signals):
-            return int(number)
-    raise InvalidArgument(f'unknown signal "{text}"')

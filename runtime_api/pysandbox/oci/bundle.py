@@ -8,13 +8,14 @@ import stat
 from pysandbox.errors import InvalidArgument
 from pysandbox.oci.document import open_document, open_stream, read_object
 from pysandbox.oci.validate import validate, validate_process, validate_resources
-from pysandbox.record import dataclass
+from pysandbox.record import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
-    from pysandbox.oci.types import Process, Resources, Spec
+    from pysandbox.oci.types import Mount, Process, Resources, Spec
 
 CONFIG = "config.json"
 
@@ -26,6 +27,14 @@ class Bundle:
     path: str
     spec: Spec
     rootfs: str
+
+    def extended(self, environment: Iterable[str] = (), mounts: Iterable[Mount] = ()) -> Bundle:
+        """Return the bundle with more environment for its process, and more mounts."""
+        spec = self.spec.copy()
+        spec["mounts"] = [*spec.get("mounts", ()), *mounts]
+        spec["process"] = spec["process"].copy()
+        spec["process"]["env"] = [*spec["process"].get("env", ()), *environment]
+        return replace(self, spec=spec)
 
 
 def load_bundle(path: str) -> Bundle:

@@ -233,7 +233,6 @@ def absolute_or_empty(value: Any) -> None:
 
 #: user and group ids: 2**32-1 is (uid_t)-1, which setresuid(2) takes for "leave it" (CVE-2024-40635).
 identifier = Integer(0, 2**32 - 2)
-uint16 = Integer(0, UINT16)
 uint32 = Integer(0, UINT32)
 uint64 = Integer(0, UINT64)
 int64 = Integer(-INT64 - 1, INT64)

@@ -18,7 +18,6 @@ import pytest
 from runtime import Runtime
 
 from pysandbox.cli.events import duration
-from pysandbox.cli.kill import signal_number
 from pysandbox.cli.update import byte_count, without_unset
 from pysandbox.errors import InvalidArgument
 
@@ -357,19 +356,6 @@ def _read_until(master: int, wanted: bytes) -> None:
 
 
 # -- small grammars --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "number"), [("9", 9), ("KILL", 9), ("sigkill", 9), ("SIGTERM", 15), ("0", 0), ("SIGRTMIN", 34)]
-)
-def test_a_signal_has_many_names(text: str, number: int) -> None:
-    assert signal_number(text) == number
-
-
-@pytest.mark.parametrize("text", ["", "-9", "SIG", "SIG_IGN", "SIGSIGKILL", "1000", "²", "DFL"])
-def test_what_is_no_signal_is_refused(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="unknown signal"):
-        signal_number(text)
 
 
 @pytest.mark.parametrize(
