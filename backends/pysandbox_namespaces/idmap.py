@@ -1,4 +1,4 @@
-"""Write a user namespace's id maps from outside, as user_namespaces(7) demands."""
+"""Id maps that have to be set from outside: of a user namespace, and of mounts that its init has opened."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pysandbox.oci.types import IdMapping
+
+#: Where the executor waits for `set_id_map`: see `request_id_map` in pysandbox.plan.operation.
+ID_MAP_STOPS = frozenset(("id_map_mount", "id_map_tree"))
+
+# linux/mount.h, linux/fcntl.h; the number of the call is the same on every architecture.
+_SYS_MOUNT_SETATTR = 442
+_MOUNT_ATTR_IDMAP = 0x100000
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
 
 
 def write_id_maps(pid: int, uid_mappings: Sequence[IdMapping], gid_mappings: Sequence[IdMapping]) -> None:
@@ -34,3 +43,23 @@ def write_process_file(pid: int, name: str, content: bytes) -> None:
         raise
     finally:
         os.close(descriptor)
+
+
+def set_id_map(mount: int, namespace: int, *, recursive: bool) -> None:
+    """Give a detached mount the id map of a user namespace: mount_setattr(2). Closes both descriptors."""
+    import ctypes
+    import struct
+
+    attributes = struct.pack("4Q", _MOUNT_ATTR_IDMAP, 0, 0, namespace)
+    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    try:
+        result = call(
+            ctypes.c_long(_SYS_MOUNT_SETATTR), mount, b"", flags, attributes, ctypes.c_size_t(len(attributes))
+        )
+        if result != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"mount_setattr: set id map: {os.strerror(number)}")
+    finally:
+        os.close(mount)
+        os.close(namespace)

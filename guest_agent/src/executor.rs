@@ -98,7 +98,15 @@ impl Executor {
                 path,
                 recursive,
                 follow,
+                inside: false,
             } => mounts::open_tree(self, slot, path, *recursive, *follow),
+            O::OpenTree {
+                slot,
+                path,
+                recursive,
+                follow,
+                inside: true,
+            } => mounts::open_tree_inside(self, slot, path, *recursive, *follow),
             O::OpenNull { slot } => mounts::open_null(self, slot),
             O::SetAttributes {
                 slot,
@@ -120,6 +128,20 @@ impl Executor {
                 let source = mounts::MapSource::of(uid_maps, gid_maps, namespace.as_ref());
                 mounts::id_map_mount(self, slot, source, *recursive)
             }
+            O::OpenIdMap {
+                slot,
+                uid_maps,
+                gid_maps,
+                namespace,
+            } => {
+                let source = mounts::MapSource::of(uid_maps, gid_maps, namespace.as_ref());
+                mounts::open_id_map(self, slot, source)
+            }
+            O::RequestIdMap {
+                slot,
+                map_slot,
+                recursive,
+            } => mounts::request_id_map(self, slot, map_slot, *recursive),
             O::Join { kind, path } => namespaces::join(self, kind, path, rest),
             O::JoinProcess { kinds } => namespaces::join_process(self, kinds),
             O::Unshare { kinds } => namespaces::unshare(kinds),

@@ -295,12 +295,14 @@ operations! {
     ParentDeathSignal "parent_death_signal" { signal: i32 }
     OomScoreAdj "oom_score_adj" { value: i32 }
     Dumpable "dumpable" { value: bool }
-    OpenTree "open_tree" { slot: Text, path: Text, recursive: bool, follow: bool = true }
+    OpenTree "open_tree" { slot: Text, path: Text, recursive: bool, follow: bool = true, inside: bool = false }
     OpenNull "open_null" { slot: Text }
     SetAttributes "set_attributes" {
         slot: Text, set: u64 = 0, clear: u64 = 0, propagation: u64 = 0, recursive: bool = false,
     }
     IdMapMount "id_map_mount" { slot: Text, uid_maps: Vec<IdMap>, gid_maps: Vec<IdMap>, recursive: bool, namespace: Option<Text> = None }
+    OpenIdMap "open_id_map" { slot: Text, uid_maps: Vec<IdMap>, gid_maps: Vec<IdMap>, namespace: Option<Text> = None }
+    RequestIdMap "request_id_map" { slot: Text, map_slot: Text, recursive: bool }
     Join "join" { kind: Text, path: Text }
     JoinProcess "join_process" { kinds: Vec<Text> }
     Unshare "unshare" { kinds: Vec<Text> }

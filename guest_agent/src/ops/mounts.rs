@@ -42,6 +42,24 @@ pub fn open_tree(
     Ok(())
 }
 
+/// A detached copy of what a path of the container shows now, with the mounts made so far.
+pub fn open_tree_inside(
+    executor: &mut Executor,
+    slot: &Text,
+    path: &Text,
+    recursive: bool,
+    follow: bool,
+) -> Outcome {
+    let root = executor.slots.get("root")?;
+    let source =
+        paths::resolve(root, path.as_str(), Links::of(follow)).at("openat2", path.as_str())?;
+    let recursive = if recursive { sys::AT_RECURSIVE } else { 0 };
+    let flags = sys::OPEN_TREE_CLONE | sys::AT_EMPTY_PATH | recursive;
+    let tree = sys::open_tree(source.as_fd(), c"", flags).at("open_tree", path.as_str())?;
+    executor.slots.set(slot.as_str(), tree);
+    Ok(())
+}
+
 fn refuse_link(tree: BorrowedFd, path: &Text) -> Outcome {
     let mode = sys::fstat(tree).at("fstat", path.as_str())?.st_mode;
     if mode & libc::S_IFMT != libc::S_IFLNK {
@@ -114,6 +132,40 @@ pub fn id_map_mount(
             set_id_map(executor, slot, namespace, recursive)
         }
     }
+}
+
+/// Open the user namespace of an id map for `request_id_map`: maps can be written only while /proc numbers us rightly.
+pub fn open_id_map(executor: &mut Executor, slot: &Text, source: MapSource) -> Outcome {
+    let namespace = match source {
+        MapSource::Path(path) => open_namespace(libc::CLONE_NEWUSER, path)?,
+        MapSource::Maps(uids, gids) => mapping_namespace(uids, gids)?,
+    };
+    executor.slots.set(slot.as_str(), namespace);
+    Ok(())
+}
+
+/// Have the caller map a detached mount: it has privileges over the file system that a user namespace takes from us.
+pub fn request_id_map(
+    executor: &mut Executor,
+    slot: &Text,
+    map_slot: &Text,
+    recursive: bool,
+) -> Outcome {
+    let namespace = executor.slots.get(map_slot.as_str())?;
+    let mount = executor.slots.get(slot.as_str())?;
+    let report = &executor.report;
+    report
+        .send_descriptor("id_map", namespace)
+        .and_then(|()| report.send_descriptor("mount", mount))
+        .at("sendmsg", slot.as_str())?;
+    let stop = if recursive {
+        "id_map_tree"
+    } else {
+        "id_map_mount"
+    };
+    report.ask(&serde_json::json!({ "stop": stop }));
+    executor.slots.take(map_slot.as_str());
+    Ok(())
 }
 
 /// The user namespace with these maps, made the first time they are asked for: its place in `executor.mapped`.

@@ -12,7 +12,8 @@ Decisions, each as runc has it unless said otherwise:
   locks it too.
 * `ro` of a tmpfs is done at the end (`late`), because mount points and devices may have to be made in it.
 * A tmpfs without `mode=` takes the mode of the directory it hides.
-* A source in the rootfs itself is opened when its turn comes, so that it shows what was mounted there before.
+* A source in the rootfs itself is opened when its turn comes, so that it shows what was mounted there before, and is
+  looked up as a path of the container: a link in an image leads nowhere else. Its id map is then set by the caller.
 * Nothing is mounted below /proc but what LXCFS provides, and on /proc itself only procfs (CVE-2019-16884). The executor
   checks the same on what the destination really is.
 * /proc and /sys are attached to real directories only (CVE-2019-19921).
@@ -156,24 +157,24 @@ def _bind(
         raise InvalidArgument(f"{where}.source: missing, and a bind mount needs one")
     follow = "src-nofollow" not in options.extensions
     source = posixpath.join(around.bundle, source)
-    opening = steps.inner if _shows_earlier_mounts(source, around) else steps.outer
-    opening.append(op.open_tree(slot, source, recursive=options.recursive, follow=follow))
+    place = _in_rootfs(source, around)
+    opening = steps.outer if place is None else steps.inner
+    opening.append(
+        op.open_tree(slot, place or source, recursive=options.recursive, follow=follow, inside=place is not None)
+    )
     opening += clone_propagation(slot, around.propagation)
-    opening += _id_map(where, slot, mount, options, around)
+    _id_map(steps, where, slot, mount, options, around, inside=place is not None)
     opening += _bind_attributes(slot, options, user_namespace=around.user_namespace)
     on_proc = destination in ALLOWED_UNDER_PROC
     follow = "dest-nofollow" not in options.extensions and destination not in ("/proc", "/sys")
     steps.inner.append(op.mount_bind(slot, destination, on_proc=on_proc, follow=follow))
 
 
-def _shows_earlier_mounts(source: str, around: Surroundings) -> bool:
-    """Say whether a source lies in the rootfs, where it is to show what earlier mounts of the spec have put there.
-
-    In a user namespace the path may not be searchable any more: there it is opened outside, without those mounts.
-    """
-    return not around.user_namespace and _inside(posixpath.normpath(source), around.rootfs) != posixpath.normpath(
-        source
-    )
+def _in_rootfs(source: str, around: Surroundings) -> str | None:
+    """Return a source that lies in the rootfs as a path of the container; None for any other."""
+    path = posixpath.normpath(source)
+    inside = _inside(path, around.rootfs)
+    return None if inside == path else inside
 
 
 def clone_propagation(slot: str, propagation: int) -> list[Operation]:
@@ -192,18 +193,23 @@ def _check_id_map(where: str, mount: Mount, options: ParsedOptions) -> None:
         raise InvalidArgument(f"{where}: an id-mapped mount needs both uidMappings and gidMappings")
 
 
-def _id_map(where: str, slot: str, mount: Mount, options: ParsedOptions, around: Surroundings) -> list[Operation]:
+def _id_map(
+    steps: Steps, where: str, slot: str, mount: Mount, options: ParsedOptions, around: Surroundings, *, inside: bool
+) -> None:
     recursive = "ridmap" in options.extensions
     uids, gids = id_maps(mount.get("uidMappings")), id_maps(mount.get("gidMappings"))
-    if uids:
-        return [op.id_map_mount(slot, uids, gids, recursive=recursive)]
-    if not recursive and "idmap" not in options.extensions:
-        return []
-    if around.user_path:
-        return [op.id_map_mount(slot, [], [], recursive=recursive, namespace=around.user_path)]
-    if not around.uid_maps:
-        raise InvalidArgument(f"{where}.options: idmap needs mappings of the mount, or a user namespace")
-    return [op.id_map_mount(slot, around.uid_maps, around.gid_maps, recursive=recursive)]
+    if not uids and not recursive and "idmap" not in options.extensions:
+        return
+    namespace = None if uids else around.user_path or None
+    if not uids and not namespace:
+        uids, gids = around.uid_maps, around.gid_maps
+        if not uids:
+            raise InvalidArgument(f"{where}.options: idmap needs mappings of the mount, or a user namespace")
+    if inside:
+        steps.outer.append(op.open_id_map(f"{slot}_ids", uids, gids, namespace=namespace))
+        steps.inner.append(op.request_id_map(slot, f"{slot}_ids", recursive=recursive))
+    else:
+        steps.outer.append(op.id_map_mount(slot, uids, gids, recursive=recursive, namespace=namespace))
 
 
 def _bind_attributes(slot: str, options: ParsedOptions, *, user_namespace: bool) -> list[Operation]:

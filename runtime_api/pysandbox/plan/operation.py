@@ -62,12 +62,13 @@ def dumpable(value: bool) -> Operation:
     return _operation("dumpable", value=value)
 
 
-def open_tree(slot: str, path: str, *, recursive: bool, follow: bool = True) -> Operation:
+def open_tree(slot: str, path: str, *, recursive: bool, follow: bool = True, inside: bool = False) -> Operation:
     """`open_tree(OPEN_TREE_CLONE)` of a path of the host: a detached copy of the mount(s) there.
 
-    `follow=False` refuses a symbolic link as the last component (`src-nofollow`).
+    `follow=False` refuses a symbolic link as the last component (`src-nofollow`). `inside`: in init, of a destination,
+    with what is mounted there by then.
     """
-    return _operation("open_tree", slot=slot, path=path, recursive=recursive, follow=follow)
+    return _operation("open_tree", slot=slot, path=path, recursive=recursive, follow=follow, inside=inside)
 
 
 def open_null(slot: str) -> Operation:
@@ -97,6 +98,11 @@ def id_map_mount(
     return _operation(
         "id_map_mount", slot=slot, uid_maps=uid_maps, gid_maps=gid_maps, recursive=recursive, namespace=namespace
     )
+
+
+def open_id_map(slot: str, uid_maps: IdMaps, gid_maps: IdMaps, *, namespace: str | None = None) -> Operation:
+    """Open the user namespace that `id_map_mount` would take, for `request_id_map`."""
+    return _operation("open_id_map", slot=slot, uid_maps=uid_maps, gid_maps=gid_maps, namespace=namespace)
 
 
 def join(kind: str, path: str) -> Operation:
@@ -266,6 +272,15 @@ def remount(
         "remount", destination=destination, set=set, clear=clear, propagation=propagation, recursive=recursive,
         missing_ok=missing_ok,
     )  # fmt: skip
+
+
+def request_id_map(slot: str, map_slot: str, *, recursive: bool) -> Operation:
+    """Have the caller set `MOUNT_ATTR_IDMAP` on a detached mount, with the user namespace in `map_slot`.
+
+    Only who has privileges over the file system's own user namespace may: not init, once it has entered another one.
+    Sends both as descriptors `id_map` and `mount`, then waits as in `stop`: `id_map_mount`, `id_map_tree` if recursive.
+    """
+    return _operation("request_id_map", slot=slot, map_slot=map_slot, recursive=recursive)
 
 
 def make_device(path: str, kind: str, major: int, minor: int, mode: int, uid: int, gid: int) -> Operation:

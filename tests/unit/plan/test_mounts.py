@@ -62,15 +62,18 @@ def test_a_relative_source_starts_at_the_bundle() -> None:
 def test_a_source_in_the_rootfs_shows_what_was_mounted_there_before() -> None:
     mount = bind("idmap", "ro", source="/bundle/rootfs/mnt")
     around = {"rootfs": "/bundle/rootfs", "uid_maps": MAPS, "gid_maps": MAPS}
-    assert outer(mount, **around) == []
-    assert [line.split()[0] for line in inner(mount, **around)] == [
-        "open_tree",
-        "set_attributes",
-        "id_map_mount",
-        "set_attributes",
-        "mount_bind",
-    ]
-    assert len(outer(mount, user_namespace=True, **around)) == 4
+    for user_namespace in (False, True):
+        plan = steps(mount, user_namespace=user_namespace, **around)
+        assert [operation.name for operation in plan.outer] == ["open_id_map"]
+        assert [operation.name for operation in plan.inner] == [
+            "open_tree",
+            "set_attributes",
+            "request_id_map",
+            "set_attributes",
+            "mount_bind",
+        ]
+        assert plan.inner[0].arguments["path"] == "/mnt"
+        assert plan.inner[0].arguments["inside"]
     assert len(outer(bind(source="/bundle/rootfs-2"), rootfs="/bundle/rootfs")) == 2
 
 
