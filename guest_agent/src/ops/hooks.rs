@@ -22,7 +22,7 @@ pub fn run_hooks(executor: &Executor, kind: &Text, hooks: &[Hook], state: &Value
     state["pid"] = sys::getpid().into();
     let state = state.to_string();
     for (index, hook) in hooks.iter().enumerate() {
-        run_hook(hook, state.as_bytes()).map_err(|mut failure| {
+        run_hook(hook, state.as_bytes(), executor.umask).map_err(|mut failure| {
             failure.text = format!(
                 "error running {} hook #{index}: {}",
                 kind.as_str(),
@@ -35,12 +35,12 @@ pub fn run_hooks(executor: &Executor, kind: &Text, hooks: &[Hook], state: &Value
 }
 
 /// Run one hook; its end with anything but 0 is an error.
-fn run_hook(hook: &Hook, state: &[u8]) -> Outcome {
+fn run_hook(hook: &Hook, state: &[u8], umask: u32) -> Outcome {
     let path = hook.path.as_str();
     let (input, input_end) = sys::stream_pair().at("socketpair", path)?;
     let (output, output_end) = sys::pipe().at("pipe2", path)?;
     let Some(pid) = sys::clone(0).at("clone3", path)? else {
-        become_hook(hook, input_end.as_fd(), output_end.as_fd());
+        become_hook(hook, input_end.as_fd(), output_end.as_fd(), umask);
     };
     drop((input_end, output_end));
     let watch = watch(pid, input, output.as_fd(), state, hook.timeout);
@@ -58,8 +58,10 @@ fn run_hook(hook: &Hook, state: &[u8]) -> Outcome {
     judge(path, status, &output)
 }
 
-/// In the child: stdio, nothing else, and the hook's program.
-fn become_hook(hook: &Hook, input: BorrowedFd, output: BorrowedFd) -> ! {
+/// In the child: stdio, nothing else, and the hook's program. What it makes is not for everybody to write: the umask of
+/// this process is 0, so that modes of the plan are exact.
+fn become_hook(hook: &Hook, input: BorrowedFd, output: BorrowedFd, umask: u32) -> ! {
+    sys::umask(umask);
     let redirected = sys::duplicate_to(input, 0)
         .and_then(|()| sys::duplicate_to(output, 1))
         .and_then(|()| sys::duplicate_to(output, 2))
@@ -177,7 +179,20 @@ mod tests {
     fn a_hook_gets_the_state_and_only_its_own_environment() {
         let script = r#"read state; [ "$state" = '{"a":1}' ] && [ "$A" = b ] && [ -z "$HOME" ]"#;
         assert_eq!(
-            run_hook(&hook(&["/bin/sh", "-c", script], None), b"{\"a\":1}\n"),
+            run_hook(
+                &hook(&["/bin/sh", "-c", script], None),
+                b"{\"a\":1}\n",
+                0o022
+            ),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn a_hook_gets_the_umask_it_is_given() {
+        let script = r#"[ "$(umask)" = 0027 ]"#;
+        assert_eq!(
+            run_hook(&hook(&["/bin/sh", "-c", script], None), b"{}", 0o027),
             Ok(())
         );
     }
@@ -187,6 +202,7 @@ mod tests {
         let failure = run_hook(
             &hook(&["/bin/sh", "-c", "echo no >&2; exit 3"], None),
             b"{}",
+            0o022,
         );
         assert_eq!(
             failure.unwrap_err().text,
@@ -197,12 +213,12 @@ mod tests {
     #[test]
     fn a_hook_that_does_not_read_its_stdin_is_no_error() {
         let state = vec![b' '; 4 << 20];
-        assert_eq!(run_hook(&hook(&["/bin/true"], None), &state), Ok(()));
+        assert_eq!(run_hook(&hook(&["/bin/true"], None), &state, 0o022), Ok(()));
     }
 
     #[test]
     fn a_hook_that_takes_too_long_is_killed() {
-        let failure = run_hook(&hook(&["/bin/sleep", "600"], Some(1)), b"{}").unwrap_err();
+        let failure = run_hook(&hook(&["/bin/sleep", "600"], Some(1)), b"{}", 0o022).unwrap_err();
         assert_eq!(failure.errno, libc::ETIMEDOUT);
     }
 
@@ -211,7 +227,7 @@ mod tests {
         let script = "sleep 3 & exit 0";
         let start = sys::monotonic();
         assert_eq!(
-            run_hook(&hook(&["/bin/sh", "-c", script], None), b"{}"),
+            run_hook(&hook(&["/bin/sh", "-c", script], None), b"{}", 0o022),
             Ok(())
         );
         assert!(sys::monotonic() - start < 2_000_000_000);
@@ -219,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_hook_that_is_missing_is_an_error() {
-        let failure = run_hook(&hook(&["/nonexistent"], None), b"{}").unwrap_err();
+        let failure = run_hook(&hook(&["/nonexistent"], None), b"{}", 0o022).unwrap_err();
         assert!(failure.text.contains("no such file or directory"));
     }
 }

@@ -248,6 +248,16 @@ fn refuse_proc(target: BorrowedFd, path: &str) -> Outcome {
     Err(Failure::new("fstatfs", path, libc::EPERM, text))
 }
 
+/// The same for a file system: only procfs itself may lie over procfs, and only over the whole of it. The destination
+/// may have got there through a link of the image.
+fn refuse_inside_proc(target: BorrowedFd, kind: &Text, path: &str) -> Outcome {
+    const PROC_ROOT_INO: u64 = 1;
+    if kind.as_str() == "proc" && sys::fstat(target).at("fstat", path)?.st_ino == PROC_ROOT_INO {
+        return Ok(());
+    }
+    refuse_proc(target, path)
+}
+
 /// The arguments of `mount_filesystem`, borrowed from the plan.
 struct Filesystem<'a> {
     kind: &'a Text,
@@ -286,6 +296,7 @@ pub fn mount_filesystem(executor: &mut Executor, operation: &Operation) -> Outco
     if !follow {
         demand_directory(target, path)?;
     }
+    refuse_inside_proc(target, kind, path)?;
     let attr = self::attributes(*recursive_set, *recursive_clear, *propagation);
     if let Some(flags) = legacy_flags {
         mount_legacy(kind, source.as_ref(), target, *flags, legacy_data.as_ref())
@@ -442,10 +453,19 @@ pub fn readonly_path(executor: &Executor, path: &Text) -> Outcome {
     let Some(target) = paths::resolve_existing(root, path)? else {
         return Ok(());
     };
-    let mount = copy_of(target.as_fd()).at("open_tree", path)?;
     let attr = attributes(sys::MOUNT_ATTR_RDONLY, 0, 0);
+    if is_same(root, target.as_fd()).at("fstat", path)? {
+        // What is attached over the root is seen by nobody whose root it is: the root itself becomes read-only.
+        return sys::mount_setattr(target.as_fd(), false, &attr).at("mount_setattr", path);
+    }
+    let mount = copy_of(target.as_fd()).at("open_tree", path)?;
     sys::mount_setattr(mount.as_fd(), true, &attr).at("mount_setattr", path)?;
     sys::move_mount(mount.as_fd(), target.as_fd()).at("move_mount", path)
+}
+
+fn is_same(one: BorrowedFd, other: BorrowedFd) -> sys::Result<bool> {
+    let (one, other) = (sys::fstat(one)?, sys::fstat(other)?);
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }
 
 pub fn mask_path(executor: &mut Executor, path: &Text) -> Outcome {
@@ -454,6 +474,10 @@ pub fn mask_path(executor: &mut Executor, path: &Text) -> Outcome {
     let Some(target) = paths::resolve_existing(root, path)? else {
         return Ok(());
     };
+    if is_same(root, target.as_fd()).at("fstat", path)? {
+        let text = "the container's root cannot be masked";
+        return Err(Failure::new("mask", path, libc::EINVAL, text));
+    }
     let mount = match kind_of(target.as_fd()).at("fstat", path)? {
         Make::File => mount_of(executor, "null")?,
         Make::Directory => empty_directory(executor)?,

@@ -5,7 +5,7 @@ use crate::plan::{IdMap, Operation, Text};
 use crate::report::{Context, Failure, Outcome};
 use crate::sys::{self, Errno};
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 const CLONE_NEWTIME: i32 = 0x80;
 
@@ -72,9 +72,29 @@ fn open_joins(rest: &[Operation]) -> Outcome<Vec<(i32, OwnedFd)>> {
     joins
         .map(|(kind, path)| {
             let flag = kind_flag(kind.as_str())?;
-            Ok((flag, open_namespace(flag, path)?))
+            let namespace = open_namespace(flag, path)?;
+            if flag == libc::CLONE_NEWNS {
+                refuse_own_mounts(namespace.as_fd(), path)?;
+            }
+            Ok((flag, namespace))
         })
         .collect()
+}
+
+/// In the caller's own mount namespace a change of the root would be one of the whole host.
+fn refuse_own_mounts(namespace: BorrowedFd, path: &Text) -> Outcome {
+    const OWN: &str = "/proc/self/ns/mnt";
+    let own = sys::open(c"/proc/self/ns/mnt", libc::O_RDONLY).at("open", OWN)?;
+    let inode = |fd| {
+        sys::fstat(fd)
+            .at("fstat", path.as_str())
+            .map(|stat| (stat.st_dev, stat.st_ino))
+    };
+    if inode(own.as_fd())? != inode(namespace)? {
+        return Ok(());
+    }
+    let text = "is the runtime's own mount namespace, which is no container's to change";
+    Err(Failure::new("setns", path.as_str(), libc::EINVAL, text))
 }
 
 pub fn join_process(executor: &Executor, kinds: &[Text]) -> Outcome {

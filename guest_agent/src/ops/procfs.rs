@@ -80,14 +80,22 @@ fn sysctl_path(key: &str) -> Option<String> {
     path.split('/').all(is_name).then(|| format!("sys/{path}"))
 }
 
+/// This process as the private procfs numbers it: one of the host's has other numbers than our own pid namespace.
+fn own_pid(executor: &Executor) -> Outcome<String> {
+    let proc = executor.slots.get("proc")?;
+    let pid = sys::readlinkat(proc, c"self").at("readlinkat", "/proc/self")?;
+    Ok(pid.to_string_lossy().into_owned())
+}
+
 pub fn apparmor(executor: &Executor, profile: &Text) -> Outcome {
     let data = format!("exec {}", profile.as_str());
-    let own = format!("{}/attr/apparmor/exec", sys::getpid());
+    let pid = own_pid(executor)?;
+    let own = format!("{pid}/attr/apparmor/exec");
     match open_private(executor, &own) {
         Ok(file) => write_whole(file.as_fd(), data.as_bytes(), &format!("/proc/{own}")),
         // Before Linux 5.8, or without stacking, all modules share one file.
         Err(failure) if failure.errno == libc::ENOENT => {
-            let shared = format!("{}/attr/exec", sys::getpid());
+            let shared = format!("{pid}/attr/exec");
             write_private(executor, &shared, data.as_bytes())
         }
         Err(failure) => Err(failure),
@@ -95,7 +103,7 @@ pub fn apparmor(executor: &Executor, profile: &Text) -> Outcome {
 }
 
 pub fn selinux(executor: &Executor, label: &Text) -> Outcome {
-    let path = format!("{}/attr/exec", sys::getpid());
+    let path = format!("{}/attr/exec", own_pid(executor)?);
     write_private(executor, &path, label.as_str().as_bytes())
 }
 

@@ -1,0 +1,73 @@
+"""Where something is mounted, masked or made read-only is where the spec says, or it is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from harness.bundle import Bundle
+from harness.runtime import Runtime
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("tmpfs", []), ("tmpfs", ["tmpcopyup"]), ("sysfs", []), ("mqueue", []), ("proc", [])]
+)
+def test_no_file_system_is_mounted_inside_proc_through_a_link(
+    runtime: Runtime, bundle: Bundle, kind: str, options: list[str]
+) -> None:
+    """CVE-2025-52881: an image whose volume is a link to /proc hides files of the kernel, or has them copied as root."""
+    (bundle.rootfs / "volume").symlink_to("/proc/sys/net/core")
+    bundle.mounts.append({"destination": "/volume", "type": kind, "source": kind, "options": options})
+
+    answer = runtime.run(bundle)
+
+    assert answer.refused, answer
+    assert "/volume" in answer.err
+
+
+def test_a_mount_option_that_goes_through_mount2_does_not_reach_proc_through_a_link(
+    runtime: Runtime, bundle: Bundle
+) -> None:
+    (bundle.rootfs / "volume").symlink_to("/proc")
+    bundle.mounts.append({"destination": "/volume", "type": "none", "source": "none", "options": ["remount", "ro"]})
+
+    answer = runtime.run(bundle)
+
+    assert answer.refused, answer
+
+
+def test_a_read_only_path_that_is_the_root_makes_the_root_read_only(runtime: Runtime, bundle: Bundle) -> None:
+    """What is mounted over "/" is beneath nobody's feet: the protection would be there and protect nothing."""
+    bundle.linux["readonlyPaths"] = ["/etc/.."]
+    bundle.script("touch /etc/written; touch /dev/shm/still-writable")
+
+    answer = runtime.run(bundle)
+
+    assert not (bundle.rootfs / "etc/written").exists(), answer
+    assert "Read-only file system" in answer.err
+    assert "still-writable" not in answer.err
+
+
+def test_a_masked_path_that_is_the_root_is_refused(runtime: Runtime, bundle: Bundle) -> None:
+    bundle.linux["maskedPaths"] = ["/"]
+
+    assert runtime.run(bundle).refused
+
+
+def test_the_callers_own_mount_namespace_is_not_taken_for_a_containers(
+    runtime: Runtime, bundle: Bundle, place: Path
+) -> None:
+    """To change its root would change the root of every process of the host; here of those of one that is thrown away."""
+    entry = next(entry for entry in bundle.linux["namespaces"] if entry["type"] == "mount")
+    entry["path"] = "/proc/self/ns/mnt"
+    container = runtime.new_id()
+    bundle.write()
+    command = runtime.argv("run", "--bundle", str(bundle.path), container)
+
+    answer = runtime.call(
+        "--version",
+        prefix=["unshare", "--mount", "sh", "-c", f"{' '.join(command)}; test -d {place} && echo intact; true", "sh"],
+    )
+
+    assert "intact" in answer.out, answer
+    assert "/proc/self/ns/mnt" in answer.err
