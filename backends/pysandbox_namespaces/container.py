@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from pysandbox.backend import ExecRequest, ExitStatus
     from pysandbox.cgroup.cgroup import Cgroup
-    from pysandbox.executor import Launch
     from pysandbox.oci.types import Resources, Spec
+    from pysandbox_namespaces.conversation import Execution
 
 #: The FIFO in the state directory. `create` opens it read-write for init, so it has a reader as long as init lives.
 START_FIFO = "exec.fifo"
@@ -36,14 +36,14 @@ class NamespacesContainer(Container):
         init: Process,
         started: int,
         cgroup: Cgroup,
-        launch: Launch | None = None,
+        execution: Execution | None = None,
     ) -> None:
         self.id = container_id
         self.init = init
         self._state_dir = state_dir
         self._started = started
         self._cgroup = cgroup
-        self._launch = launch  # only in the process that created the container
+        self._execution = execution  # only in the process that created the container
         self._execs: dict[str, tuple[int, int]] = {}  # exec id → pid, start time
 
     def start(self) -> None:
@@ -57,18 +57,8 @@ class NamespacesContainer(Container):
             os.write(descriptor, b"\0")
         finally:
             os.close(descriptor)
-        if self._launch is not None:
-            self._follow_execution(self._launch)
-
-    def _follow_execution(self, launch: Launch) -> None:
-        """Wait until init has executed the program, so that a failure is this call's failure."""
-        from pysandbox_namespaces.conversation import converse, patience
-
-        self._launch = None
-        try:
-            converse(launch, {}, timeout=patience(self._spec(), "startContainer"))
-        finally:
-            launch.close()
+        if self._execution is not None:
+            self._execution.follow()
 
     def exec(self, request: ExecRequest) -> Process:
         """Run the exec plan: the executor joins init's namespaces by pidfd."""
@@ -106,9 +96,8 @@ class NamespacesContainer(Container):
 
     def delete(self) -> None:
         """End what is left in the cgroup (init may have shared the host's pid namespace), then remove it."""
-        if self._launch is not None:
-            self._launch.close()
-            self._launch = None
+        if self._execution is not None:
+            self._execution.close()
         self._cgroup.kill()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.init.pid, os.WNOHANG)

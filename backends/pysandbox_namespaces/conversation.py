@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 
 from pysandbox import executor
 from pysandbox.backend import Process
 from pysandbox.cgroup.cgroup import open_entrances
 from pysandbox.errors import Unknown
+from pysandbox_namespaces.idmap import ID_MAP_STOPS, set_id_map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,46 +27,100 @@ if TYPE_CHECKING:
 HOOK_TIMEOUT = 24 * 3600.0 + 60
 
 
-def converse(
-    launch: Launch,
-    answers: Mapping[str, Answer],
-    *,
-    until: str | None = None,
-    on_listener: Callable[[int, int], None] | None = None,
-    trace: Trace | None = None,
-    timeout: float = executor.MESSAGE_TIMEOUT,
-) -> Process:
-    """Answer the executor until it has been told to go on from stop `until`, or has executed the program.
+class Conversation:
+    """One executor, talked through its plan.
 
-    No message may take longer than `timeout` seconds. Returns the process it made. Raises `ExecutorError` for a step
-    that failed, and what an answer raises; the caller aborts the launch then.
+    `answers` says what to do at each stop; `on_listener` gets the pid and the number of a seccomp notify descriptor.
+    No message may take longer than `timeout` seconds.
     """
-    pid = 0
-    console: int | None = None
-    try:
-        while (message := launch.next(timeout)) is not None:
-            if isinstance(message, executor.Pid):
-                pid = message.pid
-            elif isinstance(message, executor.Descriptor):
-                console = message.descriptor
-            elif isinstance(message, executor.Listener):
-                if on_listener is not None:
-                    on_listener(pid, message.number)
-                launch.go()
-            elif isinstance(message, executor.Step):
-                if trace is not None:
-                    trace(message.op, message.ns)
-            else:
-                _answer(launch, answers, message.name, pid or launch.outer_pid)
-                if message.name == until:
-                    return Process(pid=pid, console=console)
-    except BaseException:
-        if console is not None:
-            os.close(console)
-        raise
-    if until is not None:
-        raise Unknown(f"the executor ended before it reached {until!r}")
-    return Process(pid=pid, console=console)
+
+    def __init__(
+        self,
+        launch: Launch,
+        answers: Mapping[str, Answer],
+        *,
+        on_listener: Callable[[int, int], None] | None = None,
+        trace: Trace | None = None,
+        timeout: float = executor.MESSAGE_TIMEOUT,
+    ) -> None:
+        self._launch = launch
+        self._answers = answers
+        self._on_listener = on_listener
+        self._trace = trace
+        self._timeout = timeout
+        self._pid = 0
+        self._received: dict[str, int] = {}
+
+    def follow(self, until: str | None = None) -> Process:
+        """Answer until the executor may go on from stop `until`, or has executed the program; return its process.
+
+        Raises `ExecutorError` for a step that failed, and what an answer raises; the caller aborts the launch then.
+        """
+        try:
+            while (message := self._launch.next(self._timeout)) is not None:
+                stop = self._take(message)
+                if stop is not None and stop == until:
+                    return self._process()
+        except BaseException:
+            for descriptor in self._received.values():
+                os.close(descriptor)
+            raise
+        if self._trace is not None:
+            self._trace("executed", time.monotonic_ns())
+        if until is not None:
+            raise Unknown(f"the executor ended before it reached {until!r}")
+        return self._process()
+
+    def _process(self) -> Process:
+        return Process(pid=self._pid, console=self._received.get("console"))
+
+    def _take(self, message: executor.Message) -> str | None:
+        """Do what a message asks for; return the name of the stop that was answered."""
+        match message:
+            case executor.Pid(pid=pid):
+                self._pid = pid
+            case executor.Descriptor(name=name, descriptor=descriptor):
+                self._received[name] = descriptor
+            case executor.Listener(number=number):
+                if self._on_listener is not None:
+                    self._on_listener(self._pid, number)
+                self._launch.go()
+            case executor.Step(op=op, ns=ns):
+                if self._trace is not None:
+                    self._trace(op, ns)
+            case executor.Stop(name=name):
+                self._answer(name)
+                self._launch.go()
+                return name
+        return None
+
+    def _answer(self, name: str) -> None:
+        if name in ID_MAP_STOPS:
+            set_id_map(self._received.pop("mount"), self._received.pop("id_map"), recursive=name == "id_map_tree")
+        elif name in self._answers:
+            self._answers[name](self._pid or self._launch.outer_pid)
+        else:
+            raise Unknown(f"the executor stopped at {name!r}, which nobody answers")
+
+
+class Execution:
+    """What the process that made a container still hears of its init, until init has executed the program."""
+
+    def __init__(self, launch: Launch, timeout: float, trace: Trace | None) -> None:
+        self._launch = launch
+        self._timeout = timeout
+        self._trace = trace
+
+    def follow(self) -> None:
+        """Wait for the program's execution, so that a failure is the caller's failure."""
+        try:
+            Conversation(self._launch, {}, trace=self._trace, timeout=self._timeout).follow()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Hear no more of it."""
+        self._launch.close()
 
 
 def hold_entrances(held: contextlib.ExitStack, paths: Mapping[str, str]) -> dict[str, int]:
@@ -78,10 +134,3 @@ def hold_entrances(held: contextlib.ExitStack, paths: Mapping[str, str]) -> dict
 def patience(spec: Spec, kind: str) -> float:
     """Return how many seconds an executor may say nothing: hooks of that kind, if it runs any, limit themselves."""
     return HOOK_TIMEOUT if (spec.get("hooks") or {}).get(kind) else executor.MESSAGE_TIMEOUT
-
-
-def _answer(launch: Launch, answers: Mapping[str, Answer], name: str, pid: int) -> None:
-    if name not in answers:
-        raise Unknown(f"the executor stopped at {name!r}, which nobody answers")
-    answers[name](pid)
-    launch.go()

@@ -10,7 +10,7 @@ from pysandbox.cgroup.cgroup import open_cgroup
 from pysandbox.executor import ExecutorError
 from pysandbox.linux import start_time
 from pysandbox_namespaces.container import START_FIFO, NamespacesContainer
-from pysandbox_namespaces.conversation import converse, hold_entrances, patience
+from pysandbox_namespaces.conversation import Conversation, Execution, hold_entrances, patience
 from pysandbox_namespaces.failure import in_runcs_words
 from pysandbox_namespaces.idmap import write_id_maps, write_process_file
 from pysandbox_namespaces.planning import entrances, plan_init
@@ -47,7 +47,8 @@ def create(request: CreateRequest) -> NamespacesContainer:
         except ExecutorError as error:
             raise in_runcs_words(error, request.spec["process"]["args"][0]) from error
         undo.pop_all()
-    return NamespacesContainer(request.id, request.state_dir, init, start_time(init.pid) or 0, cgroup, launch)
+    execution = Execution(launch, patience(request.spec, "startContainer"), request.options.trace)
+    return NamespacesContainer(request.id, request.state_dir, init, start_time(init.pid) or 0, cgroup, execution)
 
 
 def open_spec_cgroup(spec: Spec, container_id: str, options: Options) -> Cgroup:
@@ -81,14 +82,17 @@ class Creation:
 
     def follow(self, launch: Launch) -> Process:
         """Answer every stop; return init."""
-        return converse(
+        trace = self._request.options.trace
+        if trace is not None:
+            trace("spawn", launch.spawned)
+        conversation = Conversation(
             launch,
             self._answers(),
-            until="ready",
             on_listener=self._hand_listener,
-            trace=self._request.options.trace,
+            trace=trace,
             timeout=patience(self._request.spec, "createContainer"),
         )
+        return conversation.follow("ready")
 
     def _answers(self) -> Mapping[str, Answer]:
         return {

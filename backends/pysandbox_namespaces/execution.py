@@ -7,7 +7,7 @@ import os
 
 from pysandbox import executor
 from pysandbox.executor import ExecutorError
-from pysandbox_namespaces.conversation import converse, hold_entrances
+from pysandbox_namespaces.conversation import Conversation, hold_entrances
 from pysandbox_namespaces.failure import in_runcs_words
 from pysandbox_namespaces.listener import hand_listener
 from pysandbox_namespaces.planning import entrances, plan_exec
@@ -41,9 +41,13 @@ def execute(request: ExecRequest, container_id: str, spec: Spec, pid: int, start
 
 
 def _follow(launch: Launch, request: ExecRequest, spec: Spec, cgroup: Cgroup, init: int) -> Process:
-    return converse(
+    trace = request.options.trace
+    if trace is not None:
+        trace("spawn", launch.spawned)
+    conversation = Conversation(
         launch,
         {"cgroup": lambda pid: cgroup.add(pid, request.cgroup, init=init)},
         on_listener=lambda pid, number: hand_listener(spec, request.state, pid, number),
-        trace=request.options.trace,
+        trace=trace,
     )
+    return conversation.follow()

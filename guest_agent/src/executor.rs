@@ -33,6 +33,8 @@ pub struct Executor {
     /// The umask this process was started with, given back where the plan sets none.
     pub umask: u32,
     pub index: usize,
+    /// Under `trace`: which operations have begun since the last report, and when.
+    pub begun: Vec<(usize, &'static str, u64)>,
 }
 
 impl Executor {
@@ -52,6 +54,7 @@ impl Executor {
             home: None,
             umask: sys::umask(0),
             index: 0,
+            begun: Vec::new(),
         }
     }
 
@@ -65,6 +68,7 @@ impl Executor {
             Ok(()) => Failure::new("execve", "", libc::ENOEXEC, "the plan executes no program"),
             Err(failure) => failure,
         };
+        self.report.steps(&self.begun);
         self.report.error(self.index, name, &failure);
         match operations.get(self.index) {
             Some(Operation::Execute { .. }) => ops::process::tell_stderr(&failure),
@@ -76,11 +80,21 @@ impl Executor {
         for (index, operation) in operations.iter().enumerate() {
             self.index = index;
             if self.plan.trace {
-                self.report.step(index, operation.name());
+                self.trace(index, operation);
             }
             self.run_one(operation, &operations[index..])?;
         }
         Ok(())
+    }
+
+    /// Note when an operation begins. The notes are sent where the caller's turn comes: a datagram for each would cost
+    /// more than most operations do.
+    fn trace(&mut self, index: usize, operation: &Operation) {
+        use Operation as O;
+        self.begun.push((index, operation.name(), sys::monotonic()));
+        if let O::Stop { .. } | O::WaitStart {} | O::Clone { .. } | O::Execute { .. } = operation {
+            self.report.steps(&std::mem::take(&mut self.begun));
+        }
     }
 
     /// Carry out one operation; `rest` is it and what follows.

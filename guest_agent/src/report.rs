@@ -100,8 +100,11 @@ impl Report {
         }
     }
 
-    pub fn step(&self, index: usize, name: &str) {
-        self.send(&json!({ "step": index, "op": name, "ns": sys::monotonic() }));
+    /// Tell which operations have begun, and when.
+    pub fn steps(&self, steps: &[(usize, &str, u64)]) {
+        if !steps.is_empty() {
+            self.send(&json!({ "steps": steps }));
+        }
     }
 
     /// Report what went wrong: the last datagram.

@@ -6,7 +6,7 @@ descriptor it gets: `report` (SOCK_SEQPACKET), `plan` (a memfd holding the plan'
 
 One JSON object in each datagram. From the executor:
 
-    {"step": i, "op": name, "ns": CLOCK_MONOTONIC}    only when the plan has "trace": true
+    {"steps": [[i, name, CLOCK_MONOTONIC in ns], …]}   what has begun since the last; only under "trace": true
     {"stop": name}                                     waits for {"go": true}
     {"pid": n}                                         after clone, from the new process, before all else it says
     {"descriptor": name}                               with one SCM_RIGHTS descriptor
@@ -30,6 +30,7 @@ import json
 import os
 import stat
 import sys
+import time
 
 from pysandbox.errors import DeadlineExceeded, SandboxError, Unavailable
 from pysandbox.record import dataclass
@@ -115,21 +116,28 @@ class Listener:
     number: int
 
 
+Message = Step | Stop | Pid | Descriptor | Listener
+
+
 class Launch:
     """A running executor. `close` lets it go on alone, `abort` ends it."""
 
-    def __init__(self, outer_pid: int, report: _socket.socket) -> None:
+    def __init__(self, outer_pid: int, report: _socket.socket, spawned: int) -> None:
         self.outer_pid = outer_pid
+        self.spawned = spawned  # CLOCK_MONOTONIC in ns
         self.pid = 0
         self._report: _socket.socket | None = report
         self._outer_ended = False
+        self._steps: list[Step] = []  # received and not yet returned
 
-    def next(self, timeout: float = MESSAGE_TIMEOUT) -> Step | Stop | Pid | Descriptor | Listener | None:
+    def next(self, timeout: float = MESSAGE_TIMEOUT) -> Message | None:
         """Return the executor's next message, None when the program has been executed.
 
         Raises ExecutorError when an operation has failed, DeadlineExceeded after `timeout` seconds; the processes are
         gone then.
         """
+        if self._steps:
+            return self._steps.pop(0)
         try:
             data, descriptor = self._receive(timeout)
         except TimeoutError:
@@ -162,12 +170,11 @@ class Launch:
         ]
         return data, descriptors[0] if descriptors else None
 
-    def _interpret(
-        self, message: Mapping[str, Any], descriptor: int | None
-    ) -> Step | Stop | Pid | Descriptor | Listener:
+    def _interpret(self, message: Mapping[str, Any], descriptor: int | None) -> Message:
         match message:
-            case {"step": index, "op": op, "ns": ns}:
-                return Step(index, op, ns)
+            case {"steps": steps}:
+                self._steps = [Step(*step) for step in steps]
+                return self._steps.pop(0)
             case {"stop": name}:
                 return Stop(name)
             case {"pid": pid}:
@@ -287,11 +294,12 @@ def spawn(plan_json: bytes, *, stdio: Stdio, slots: Mapping[str, int]) -> Launch
         held.callback(theirs.close)
         try:
             given = {"report": theirs.fileno(), "plan": plan, **slots}
+            spawned = time.monotonic_ns()
             outer = _spawn(held, program, [stdio.stdin, stdio.stdout, stdio.stderr, *stdio.preserved], given)
         except BaseException:
             ours.close()
             raise
-    return Launch(outer, ours)
+    return Launch(outer, ours, spawned)
 
 
 def _hold(held: contextlib.ExitStack, descriptor: int) -> int:

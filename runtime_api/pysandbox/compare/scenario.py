@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MEMORY = "peak memory"
 EXECUTOR = "executor"
 FLOOR = "floor"
+#: Operations in which the executor waits.
+WAITS = {"stop", "wait_start"}
 
 
 class Bench:
@@ -95,7 +97,7 @@ class Bench:
         yield "state", self.command("state", self._long)
 
     def executor(self) -> Iterator[tuple[str, float]]:
-        """The executor's own share of `run true`, from its first step to its last, as `--trace` tells it."""
+        """The executor's own share of `run true`, from its spawn to the user's program, as `--trace` tells it."""
         if self.contender.name != "pysandbox":
             return
         self.command("run", "--trace", "--bundle", os.fspath(self.bundles["true"]), _new_id())
@@ -127,15 +129,15 @@ class Bench:
 
 
 def traced_milliseconds(text: str) -> float:
-    """Return the sum of the steps of a `--trace`, but the answers that the executor waited for.
+    """Return the sum of the steps of a `--trace`, but those in which the executor waited for the front end.
 
-    A line is `12.345 ms  +0.123  step`: what came before this step took 0.123. What follows a `stop` is not the
-    executor's work but the front end's: the cgroup, the record, hooks.
+    A line is `12.345 ms  +0.123  step`: what came before this step took 0.123. Between one of `WAITS` and the next, the
+    front end was at work: the record, limits, hooks.
     """
     steps = [line.split() for line in text.splitlines() if line.split()[1:2] == ["ms"]]
     if not steps:
         raise measure.Failed("--trace printed no step")
-    return sum(float(now[-2].lstrip("+")) for before, now in pairwise(steps) if before[-1] != "stop")
+    return sum(float(now[-2].lstrip("+")) for before, now in pairwise(steps) if before[-1] not in WAITS)
 
 
 def floor(contender: Contender, place: measure.Place, output: int) -> Iterator[tuple[str, float]]:
