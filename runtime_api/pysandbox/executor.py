@@ -122,7 +122,7 @@ Message = Step | Stop | Pid | Descriptor | Listener
 class Launch:
     """A running executor. `close` lets it go on alone, `abort` ends it."""
 
-    def __init__(self, outer_pid: int, report: _socket.socket, spawned: int) -> None:
+    def __init__(self, outer_pid: int, report: _socket.socket, spawned: int = 0) -> None:
         self.outer_pid = outer_pid
         self.spawned = spawned  # CLOCK_MONOTONIC in ns
         self.pid = 0

@@ -499,9 +499,13 @@ def test_a_sysctl_does_not_lead_elsewhere(rootfs: Path, tmp_path: Path, key: str
 
 def test_sysctls_ignore_what_is_mounted_over_procfs(rootfs: Path, tmp_path: Path) -> None:
     """CVE-2025-52881: the write must reach the kernel, not a file that somebody put in the way."""
-    fake = op.mount_filesystem("tmpfs", "tmpfs", "/proc/sys/kernel")
+    (tmp_path / "fake").mkdir()
+    fake = [
+        op.open_tree("fake", str(tmp_path / "fake"), recursive=False),
+        op.mount_bind("fake", "/proc/sys/kernel", on_proc=True),
+    ]
     plan = [
-        *beginning(rootfs), PROC, fake, op.pivot_root(), op.sysctl("kernel.msgmax", "4321"),
+        *beginning(rootfs), PROC, *fake, op.pivot_root(), op.sysctl("kernel.msgmax", "4321"),
         *sh("mkdir /p && mount -t proc proc /p && cat /p/sys/kernel/msgmax; ls /proc/sys/kernel"),
     ]  # fmt: skip
     assert run(plan, tmp_path / "out").split() == ["4321"]
