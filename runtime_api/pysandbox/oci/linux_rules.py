@@ -329,12 +329,13 @@ def check_user_namespace(spec: Spec) -> None:
 
 
 def check_process_ids(process: Process, spec: Spec) -> None:
-    """Refuse ids that the new user namespace of a spec does not map. Of one that is joined the maps are not known."""
+    """Refuse ids that a spec's user namespace does not map. Of one that is joined the maps need not be known."""
     linux = spec.get("linux", {})
-    if not any(entry["type"] == "user" and not entry.get("path") for entry in linux.get("namespaces", ())):
+    user_namespaces = [entry for entry in linux.get("namespaces", ()) if entry["type"] == "user"]
+    uids, gids = _mappings(linux, "uid"), _mappings(linux, "gid")
+    if not user_namespaces or (user_namespaces[0].get("path") and not (uids and gids)):
         return
     user = process.get("user", {"uid": 0, "gid": 0})
-    uids, gids = _mappings(linux, "uid"), _mappings(linux, "gid")
     if not _mapped(user.get("uid", 0), uids):
         raise Bad("cannot set uid to unmapped user in user namespace", "user", "uid")
     if not _mapped(user.get("gid", 0), gids):

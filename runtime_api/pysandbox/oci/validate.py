@@ -7,7 +7,7 @@ this program does not do, is refused with its JSON path. Pure: nothing of the ho
 from __future__ import annotations
 
 from pysandbox.oci.document import format_path, quote
-from pysandbox.oci.linux_rules import LINUX, check_namespaced, check_process_ids, check_user_namespace
+from pysandbox.oci.linux_rules import LINUX, check_namespaced, check_user_namespace
 from pysandbox.oci.mount_rules import MOUNTS, check_mounts
 from pysandbox.oci.process_rules import PROCESS
 from pysandbox.oci.resource_rules import RESOURCES
@@ -57,15 +57,10 @@ def validate(spec: Any) -> None:
         raise bad.refusal() from None
 
 
-def validate_process(process: Any, path: str, spec: Spec | None = None) -> None:
-    """Check one process object; `path` is its own JSON path, for errors.
-
-    With the `spec` of the container in which it is to run, its ids must be mapped there.
-    """
+def validate_process(process: Any, path: str) -> None:
+    """Check one process object; `path` is its own JSON path, for errors."""
     try:
         PROCESS(process)
-        if spec is not None:
-            check_process_ids(process, spec)
     except Bad as bad:
         raise bad.refusal(path) from None
 

@@ -7,7 +7,6 @@ Decisions of this module:
   the container's root at the end, after `pivot_root`, which refuses a shared one.
 * The working directory is made right after the root changes, before it becomes read-only.
 * Masked and read-only paths without a mount namespace of the container would change the host: refused, as mounts are.
-* `extra_mounts` and `extra_env` are the front end's way to hand in NOTIFY_SOCKET and LISTEN_FDS.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from pysandbox.backend import Options
-    from pysandbox.oci.types import Linux, Mount, Spec
+    from pysandbox.oci.types import Linux, Spec
     from pysandbox.plan.host import Host
     from pysandbox.plan.mounts import CgroupMount
     from pysandbox.plan.namespaces import Namespaces
@@ -50,19 +49,6 @@ if TYPE_CHECKING:
 
         def mounts(self) -> Sequence[CgroupMount]:
             """Return what a mount of type `cgroup` is made of."""
-
-
-_PROPAGATION = {
-    "": 0,
-    "private": mo.MS_PRIVATE,
-    "rprivate": mo.MS_PRIVATE | mo.MS_REC,
-    "slave": mo.MS_SLAVE,
-    "rslave": mo.MS_SLAVE | mo.MS_REC,
-    "shared": mo.MS_SHARED,
-    "rshared": mo.MS_SHARED | mo.MS_REC,
-    "unbindable": mo.MS_UNBINDABLE,
-    "runbindable": mo.MS_UNBINDABLE | mo.MS_REC,
-}
 
 
 def init_plan(
@@ -76,8 +62,6 @@ def init_plan(
     cgroup: Cgroup | None = None,
     preserved: int = 0,
     entrances: Sequence[str] = (),
-    extra_env: Sequence[str] = (),
-    extra_mounts: Sequence[Mount] = (),
 ) -> Plan:
     """Plan a container up to its program, which waits for `start`.
 
@@ -96,9 +80,10 @@ def init_plan(
     propagation = _root_propagation(linux, options)
     rootfs = posixpath.join(bundle, spec["root"]["path"])
     around = _surroundings(bundle, rootfs, linux, namespaces, host, cgroup, propagation)
-    mounts = plan_mounts([*(spec.get("mounts") or ()), *extra_mounts], around)
+    mounts = plan_mounts(spec.get("mounts") or (), around)
     devices = plan_devices(spec, host, user_namespace=namespaces.has("user"))
     proc = _procfs(spec, linux, namespaces)
+    staged = namespaces.has("user") and namespaces.is_new("mount")
     operations = [
         *outer_beginning(process, host.cpus, entrances),
         *_open_rootfs(rootfs, namespaces),
@@ -107,7 +92,9 @@ def init_plan(
         *_open_null(linux),
         *proc.outer,
         *raise_limits(process, host, user_namespace=namespaces.has("user")),
+        *([op.stage_mounts(rootfs)] if staged else []),
         *enter(namespaces, linux),
+        *([op.take_mounts()] if staged else []),
         op.clone(into_cgroup="cgroup" in entrances),
         *_begin(container_id, options, linux, namespaces),
         *_attach_rootfs(rootfs, namespaces, propagation),
@@ -123,11 +110,11 @@ def init_plan(
         *_readonly_root(spec, namespaces),
         *_identity(spec, linux, namespaces),
         op.umask(umask_of(process)),
-        *process_part(process, linux, host, warnings, debug, preserved=preserved, extra_env=extra_env),
+        *process_part(process, spec, host, warnings, debug, preserved=preserved),
         op.stop("ready"),
         op.wait_start(),
-        *_hooks(spec, "startContainer", state, "created", hook_environment(process, extra_env)),
-        execute(process, extra_env),
+        *_hooks(spec, "startContainer", state, "created", hook_environment(process)),
+        execute(process),
     ]
     return Plan(
         operations=operations,
@@ -150,9 +137,9 @@ def _check_mount_namespace(spec: Spec, linux: Linux, namespaces: Namespaces) -> 
 
 def _root_propagation(linux: Linux, options: Options) -> int:
     name = linux.get("rootfsPropagation") or ""
-    if name not in _PROPAGATION:
+    propagation = mo.MOUNT_OPTIONS[name].propagation if name in mo.MOUNT_OPTIONS else 0
+    if name and not propagation:
         raise InvalidArgument(f"linux.rootfsPropagation: {name!r} is not supported")
-    propagation = _PROPAGATION[name]
     if options.no_pivot and propagation & mo.MS_PRIVATE:
         raise InvalidArgument("linux.rootfsPropagation: [r]private is not safe without pivot_root")
     return propagation

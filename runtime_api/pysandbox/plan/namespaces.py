@@ -10,6 +10,7 @@ init, after the caller has put it into its cgroup: that is what becomes the name
 from __future__ import annotations
 
 from pysandbox.errors import InvalidArgument
+from pysandbox.oci.linux_rules import NAMESPACES
 from pysandbox.plan import operation as op
 from pysandbox.record import dataclass
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from pysandbox.oci.types import IdMapping, Linux
     from pysandbox.plan.operation import Operation
-
-KINDS = ("user", "pid", "network", "mount", "ipc", "uts", "cgroup", "time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +36,13 @@ class Namespaces:
         """Say whether a new one is made."""
         return self.paths.get(kind) == ""
 
-    def kinds(self) -> list[str]:
-        """Return the kinds, as a process that joins the container needs them."""
-        return list(self.paths)
-
 
 def read_namespaces(linux: Linux) -> Namespaces:
     """Take `linux.namespaces` apart. Raises InvalidArgument for an unknown or repeated kind."""
     paths: dict[str, str] = {}
     for index, namespace in enumerate(linux.get("namespaces") or ()):
         kind = namespace["type"]
-        if kind not in KINDS:
+        if kind not in NAMESPACES:
             raise InvalidArgument(f"linux.namespaces[{index}].type: namespace {kind!r} does not exist")
         if kind in paths:
             raise InvalidArgument(f"linux.namespaces[{index}].type: duplicated namespace {kind!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from pysandbox.oci import mountoptions
 from pysandbox.plan.operation import PLAN_VERSION
 from pysandbox.record import dataclass
 
@@ -14,41 +15,13 @@ if TYPE_CHECKING:
 
     from pysandbox.plan.operation import Operation
 
-_ATTRIBUTES = (
-    (0x1, "MOUNT_ATTR_RDONLY"),
-    (0x2, "MOUNT_ATTR_NOSUID"),
-    (0x4, "MOUNT_ATTR_NODEV"),
-    (0x8, "MOUNT_ATTR_NOEXEC"),
-    (0x70, "MOUNT_ATTR__ATIME"),
-    (0x10, "MOUNT_ATTR_NOATIME"),
-    (0x20, "MOUNT_ATTR_STRICTATIME"),
-    (0x80, "MOUNT_ATTR_NODIRATIME"),
-    (0x200000, "MOUNT_ATTR_NOSYMFOLLOW"),
-)
-_MOUNT_FLAGS = (
-    (0x1, "MS_RDONLY"),
-    (0x2, "MS_NOSUID"),
-    (0x4, "MS_NODEV"),
-    (0x8, "MS_NOEXEC"),
-    (0x10, "MS_SYNCHRONOUS"),
-    (0x20, "MS_REMOUNT"),
-    (0x40, "MS_MANDLOCK"),
-    (0x80, "MS_DIRSYNC"),
-    (0x100, "MS_NOSYMFOLLOW"),
-    (0x400, "MS_NOATIME"),
-    (0x800, "MS_NODIRATIME"),
-    (0x1000, "MS_BIND"),
-    (0x4000, "MS_REC"),
-    (0x8000, "MS_SILENT"),
-    (1 << 17, "MS_UNBINDABLE"),
-    (1 << 18, "MS_PRIVATE"),
-    (1 << 19, "MS_SLAVE"),
-    (1 << 20, "MS_SHARED"),
-    (1 << 21, "MS_RELATIME"),
-    (1 << 23, "MS_I_VERSION"),
-    (1 << 24, "MS_STRICTATIME"),
-    (1 << 25, "MS_LAZYTIME"),
-)
+
+def _constants(prefix: str) -> tuple[tuple[int, str], ...]:
+    return tuple((value, name) for name, value in vars(mountoptions).items() if name.startswith(prefix) and value)
+
+
+_ATTRIBUTES = _constants("MOUNT_ATTR_")
+_MOUNT_FLAGS = _constants("MS_")
 _SECCOMP_FLAGS = (
     (1 << 0, "SECCOMP_FILTER_FLAG_TSYNC"),
     (1 << 1, "SECCOMP_FILTER_FLAG_LOG"),

@@ -18,8 +18,10 @@ from __future__ import annotations
 
 from pysandbox.errors import InvalidArgument
 from pysandbox.oci.capabilities import CAPABILITIES
+from pysandbox.oci.linux_rules import MEMORY_POLICY_FLAGS, MEMORY_POLICY_MODES, check_process_ids
+from pysandbox.oci.process_rules import IO_PRIORITY_CLASSES, RLIMITS, SCHEDULER_FLAGS, SCHEDULER_POLICIES
+from pysandbox.oci.schema import Bad
 from pysandbox.plan import operation as op
-from pysandbox.plan.namespaces import id_maps, is_mapped
 from pysandbox.plan.plan import Plan
 
 TYPE_CHECKING = False
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
         Rlimit,
         Scheduler,
         Spec,
-        User,
     )
     from pysandbox.plan.host import Host
     from pysandbox.plan.operation import Operation
@@ -49,30 +50,8 @@ DEFAULT_UMASK = 0o022
 KEY_USR_SEARCH = 0x00080000
 KEY_OTH_SEARCH = 0x00000008
 
-#: RLIMIT_* of include/uapi/asm-generic/resource.h (the same on x86, arm, riscv, s390; mips and sparc differ).
-RLIMITS = {
-    f"RLIMIT_{name}": number
-    for number, name in enumerate(
-        "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME".split()
-    )
-}
-SCHEDULERS = {
-    "SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_ISO": 4, "SCHED_IDLE": 5,
-    "SCHED_DEADLINE": 6,
-}  # fmt: skip
-SCHEDULER_FLAGS = {
-    "SCHED_FLAG_RESET_ON_FORK": 0x1, "SCHED_FLAG_RECLAIM": 0x2, "SCHED_FLAG_DL_OVERRUN": 0x4,
-    "SCHED_FLAG_KEEP_POLICY": 0x8, "SCHED_FLAG_KEEP_PARAMS": 0x10, "SCHED_FLAG_UTIL_CLAMP_MIN": 0x20,
-    "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
-}  # fmt: skip
-IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 IOPRIO_CLASS_SHIFT = 13
 PERSONALITIES = {"LINUX": 0x0000, "LINUX32": 0x0008}
-MEMORY_MODES = {
-    "MPOL_DEFAULT": 0, "MPOL_PREFERRED": 1, "MPOL_BIND": 2, "MPOL_INTERLEAVE": 3, "MPOL_LOCAL": 4,
-    "MPOL_PREFERRED_MANY": 5, "MPOL_WEIGHTED_INTERLEAVE": 6,
-}  # fmt: skip
-MEMORY_FLAGS = {"MPOL_F_NUMA_BALANCING": 1 << 13, "MPOL_F_RELATIVE_NODES": 1 << 14, "MPOL_F_STATIC_NODES": 1 << 15}
 #: No list of CPUs or nodes names more: the kernel's own limit is 8192 CPUs.
 _HIGHEST_NUMBER = 8191
 
@@ -87,7 +66,6 @@ def exec_plan(
     container_id: str = "",
     preserved: int = 0,
     entrances: Sequence[str] = (),
-    extra_env: Sequence[str] = (),
 ) -> Plan:
     """Plan one more process in a running container, whose init is in slot `process`.
 
@@ -99,7 +77,6 @@ def exec_plan(
         raise InvalidArgument("linux.namespaces: cannot exec in a container without a mount namespace")
     warnings: list[str] = []
     debug: list[str] = []
-    linux = spec.get("linux") or {}
     user_namespace = "user" in namespaces
     affinity = process.get("execCPUAffinity") or {}
     operations = outer_beginning(process, () if affinity else host.cpus, entrances)
@@ -121,12 +98,12 @@ def exec_plan(
         operations.append(op.open_proc())
     operations.append(standard_streams(process, bind=False))
     operations.append(op.umask(umask_of(process, spec.get("process", process))))
-    operations += process_part(process, linux, host, warnings, debug, preserved=preserved, extra_env=extra_env)
+    operations += process_part(process, spec, host, warnings, debug, preserved=preserved)
     if affinity.get("final"):
         _insert_before_credentials(
             operations, op.cpu_affinity(_numbers(affinity["final"], "process.execCPUAffinity.final"))
         )
-    operations.append(execute(process, extra_env))
+    operations.append(execute(process))
     return Plan(operations=operations, trace=options.trace is not None, warnings=warnings, debug=debug)
 
 
@@ -196,23 +173,17 @@ def umask_of(*processes: Process) -> int:
 
 
 def process_part(
-    process: Process,
-    linux: Linux,
-    host: Host,
-    warnings: list[str],
-    debug: list[str],
-    *,
-    preserved: int,
-    extra_env: Sequence[str] = (),
+    process: Process, spec: Spec, host: Host, warnings: list[str], debug: list[str], *, preserved: int
 ) -> list[Operation]:
     """Plan everything between the container's file system and `execute`. Appends to `warnings` and `debug`."""
+    linux = spec.get("linux") or {}
     no_new_privileges = bool(process.get("noNewPrivileges"))
     filters = _seccomp(linux, warnings, debug)
-    env = environment(process, extra_env)
+    env = environment(process)
     operations = _labels(process, host)
     if no_new_privileges:
         operations.append(op.no_new_privileges())
-    operations += _scheduling(process, linux, warnings)
+    operations += _scheduling(process, linux)
     operations.append(op.change_directory(process["cwd"] or "/"))
     if "HOME" not in env:
         operations.append(op.home(process["user"]["uid"]))
@@ -220,7 +191,7 @@ def process_part(
     operations.append(op.parent_death_signal(0))
     if not no_new_privileges:
         operations += filters
-    operations.append(_credentials(process, linux, host, warnings))
+    operations.append(_credentials(process, spec, host, warnings))
     operations.append(op.find_program(process["args"][0], env.get("PATH") or DEFAULT_PATH, process["cwd"] or "/"))
     operations.append(op.close_descriptors(preserved))
     if no_new_privileges:
@@ -257,7 +228,7 @@ def _labels(process: Process, host: Host) -> list[Operation]:
     return operations
 
 
-def _scheduling(process: Process, linux: Linux, warnings: list[str]) -> list[Operation]:
+def _scheduling(process: Process, linux: Linux) -> list[Operation]:
     operations = []
     scheduler, priority = process.get("scheduler"), process.get("ioPriority")
     personality, policy = linux.get("personality"), linux.get("memoryPolicy")
@@ -266,8 +237,6 @@ def _scheduling(process: Process, linux: Linux, warnings: list[str]) -> list[Ope
     if priority:
         operations.append(_io_priority(priority))
     if personality:
-        if personality.get("flags"):
-            warnings.append("linux.personality.flags: ignored, there are none that this version knows")
         value = _choose(PERSONALITIES, personality["domain"], "linux.personality.domain")
         operations.append(op.personality(value))
     if policy is not None:
@@ -287,7 +256,7 @@ def _scheduler(scheduler: Scheduler) -> Operation:
     for index, name in enumerate(scheduler.get("flags") or ()):
         flags |= _choose(SCHEDULER_FLAGS, name, f"process.scheduler.flags[{index}]")
     return op.scheduler(
-        _choose(SCHEDULERS, scheduler["policy"], "process.scheduler.policy"),
+        _choose(SCHEDULER_POLICIES, scheduler["policy"], "process.scheduler.policy"),
         flags,
         scheduler.get("nice") or 0,
         scheduler.get("priority") or 0,
@@ -302,14 +271,14 @@ def _io_priority(priority: IoPriority) -> Operation:
     if not 0 <= level <= 7:
         raise InvalidArgument(f"process.ioPriority.priority: {level} is not between 0 and 7")
     return op.io_priority(
-        _choose(IO_CLASSES, priority["class"], "process.ioPriority.class") << IOPRIO_CLASS_SHIFT | level
+        _choose(IO_PRIORITY_CLASSES, priority["class"], "process.ioPriority.class") << IOPRIO_CLASS_SHIFT | level
     )
 
 
 def _memory_policy(policy: MemoryPolicy) -> Operation:
-    mode = _choose(MEMORY_MODES, policy.get("mode", ""), "linux.memoryPolicy.mode: invalid memory policy mode")
+    mode = _choose(MEMORY_POLICY_MODES, policy.get("mode", ""), "linux.memoryPolicy.mode: invalid memory policy mode")
     for index, name in enumerate(policy.get("flags") or ()):
-        mode |= _choose(MEMORY_FLAGS, name, f"linux.memoryPolicy.flags[{index}]: invalid memory policy flag")
+        mode |= _choose(MEMORY_POLICY_FLAGS, name, f"linux.memoryPolicy.flags[{index}]: invalid memory policy flag")
     return op.memory_policy(mode, _numbers(policy.get("nodes") or "", "linux.memoryPolicy.nodes"))
 
 
@@ -340,13 +309,13 @@ def _limit(limit: Rlimit, index: int) -> tuple[int, int, int]:
 # -- who the process is ------------------------------------------------------------------------------------------------
 
 
-def _credentials(process: Process, linux: Linux, host: Host, warnings: list[str]) -> Operation:
+def _credentials(process: Process, spec: Spec, host: Host, warnings: list[str]) -> Operation:
     """Plan ids and capabilities. Without `capabilities` there are none at all; a set that is not listed is empty.
 
     Ambient needs permitted and inheritable; what lacks them is left out with a warning, as the kernel would refuse it.
     """
     user = process["user"]
-    check_mapped(user, linux)
+    _check_mapped(process, spec)
     wanted = process.get("capabilities") or {}
     unknown: set[str] = set()
     masks = {
@@ -375,27 +344,21 @@ def _mask(wanted: Capabilities, name: str, last: int, unknown: set[str]) -> int:
     return mask
 
 
-def check_mapped(user: User, linux: Linux) -> None:
+def _check_mapped(process: Process, spec: Spec) -> None:
     """Refuse an id that the user namespace does not have: the kernel's own word for it is EINVAL."""
-    if not any(namespace["type"] == "user" for namespace in linux.get("namespaces") or ()):
-        return
-    for key, number in (("uid", user["uid"]), ("gid", user["gid"])):
-        maps = id_maps(linux.get(f"{key}Mappings"))  # type: ignore[arg-type]
-        if maps and not is_mapped(maps, number):
-            raise InvalidArgument(f"process.user.{key}: {number} is not mapped in linux.{key}Mappings")
-    maps = id_maps(linux.get("gidMappings"))
-    for index, gid in enumerate(user.get("additionalGids") or ()):
-        if maps and not is_mapped(maps, gid):
-            raise InvalidArgument(f"process.user.additionalGids[{index}]: {gid} is not mapped in linux.gidMappings")
+    try:
+        check_process_ids(process, spec)
+    except Bad as bad:
+        raise bad.refusal("process") from None
 
 
-def environment(process: Process, extra: Sequence[str] = ()) -> dict[str, str]:
+def environment(process: Process) -> dict[str, str]:
     """Return the environment by name, in the order of runc's: of a name given twice only the last stays.
 
-    `extra` comes after the process's own. An empty HOME counts as none.
+    An empty HOME counts as none.
     """
     variables: dict[str, str] = {}
-    for index, entry in enumerate([*(process.get("env") or ()), *extra]):
+    for index, entry in enumerate(process.get("env") or ()):
         name, equals, value = entry.partition("=")
         if not equals or not name:
             raise InvalidArgument(f"process.env[{index}]: {entry!r} is not of the form NAME=value")
@@ -406,13 +369,11 @@ def environment(process: Process, extra: Sequence[str] = ()) -> dict[str, str]:
     return variables
 
 
-def execute(process: Process, extra_env: Sequence[str] = ()) -> Operation:
+def execute(process: Process) -> Operation:
     """Plan the program itself."""
-    return op.execute(
-        list(process["args"]), [f"{name}={value}" for name, value in environment(process, extra_env).items()]
-    )
+    return op.execute(list(process["args"]), [f"{name}={value}" for name, value in environment(process).items()])
 
 
-def hook_environment(process: Process, extra_env: Sequence[str] = ()) -> list[str]:
+def hook_environment(process: Process) -> list[str]:
     """Return the process's environment for hooks that run as it. What HOME will be only `home` finds out: here `/`."""
-    return [f"{name}={value}" for name, value in {"HOME": "/", **environment(process, extra_env)}.items()]
+    return [f"{name}={value}" for name, value in {"HOME": "/", **environment(process)}.items()]

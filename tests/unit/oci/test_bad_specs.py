@@ -474,23 +474,6 @@ def test_process_and_resources_say_their_own_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("user", "path"),
-    [({"uid": 70000}, "uid"), ({"gid": 70000}, "gid"), ({"additionalGids": [0, 70000]}, "additionalGids[1]")],
-)
-def test_a_process_of_exec_has_ids_that_its_container_maps(user: dict[str, Any], path: str) -> None:
-    container: Any = full_spec()
-    process = {"args": ["x"], "cwd": "/", "user": user}
-    validate_process(process, "process")
-
-    with pytest.raises(InvalidArgument) as refused:
-        validate_process(process, "process", container)
-
-    _assert_one_line(refused.value, f"process.user.{path}")
-    container["linux"]["namespaces"][5]["path"] = "/proc/1/ns/user"
-    validate_process(process, "process", container)
-
-
-@pytest.mark.parametrize(
     ("where", "name"), [("", "PROCESS"), ("process", "Args"), ("linux", "\u017feccomp"), ("linux.seccomp", "SysCalls")]
 )
 def test_a_property_twice_in_two_cases_is_refused(where: str, name: str) -> None:

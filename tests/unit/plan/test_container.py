@@ -306,13 +306,6 @@ def test_the_loopback_of_a_joined_network_is_left_alone(spec: dict[str, Any], pl
     assert "loopback" not in names(plan())
 
 
-def test_the_front_end_can_add_mounts_and_variables(plan: Planner) -> None:
-    mount = {"destination": "/run/notify", "source": "/run/x/notify", "options": ["bind", "nosuid"]}
-    made = plan(extra_mounts=[mount], extra_env=["NOTIFY_SOCKET=/run/notify/notify.sock"])
-    find(made, "open_tree", path="/run/x/notify")
-    assert made.operations[-1].arguments["env"][-1] == "NOTIFY_SOCKET=/run/notify/notify.sock"
-
-
 @pytest.mark.parametrize(
     ("wanted", "tree", "after"),
     [
