@@ -12,7 +12,8 @@ from tests.guest.machine import run_in_guest
 PATIENCE = 2400
 TESTS = (
     "PYTHONPATH=runtime_api:backends python3 -m pytest -ra --color=no -p no:cacheprovider tests/contract"
-    " tests/integration/test_cgroup_limits.py tests/integration/test_systemd.py tests/integration/test_apparmor.py"
+    " tests/integration/test_cgroup.py tests/integration/test_cgroup_limits.py tests/integration/test_systemd.py"
+    " tests/integration/test_apparmor.py tests/integration/test_user_namespace.py"
 )
 
 
