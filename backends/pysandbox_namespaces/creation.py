@@ -7,6 +7,7 @@ import os
 
 from pysandbox import executor
 from pysandbox.cgroup.cgroup import open_cgroup
+from pysandbox.errors import FailedPrecondition
 from pysandbox.executor import ExecutorError
 from pysandbox.linux import start_time
 from pysandbox_namespaces.container import START_FIFO, NamespacesContainer
@@ -34,7 +35,7 @@ def create(request: CreateRequest) -> NamespacesContainer:
     plan = plan_init(request.bundle, request.spec, request.id, request.options, cgroup, request.state, preserved)
     request.remember({"cgroup": cgroup.saved()})
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as held:
-        cgroup.create()
+        _make_cgroup(request, cgroup)
         undo.callback(cgroup.remove)
         slots = {
             "start": _make_start_fifo(held, request.state_dir),
@@ -45,7 +46,7 @@ def create(request: CreateRequest) -> NamespacesContainer:
         try:
             init = Creation(request, plan, cgroup).follow(launch)
         except ExecutorError as error:
-            raise in_runcs_words(error, request.spec["process"]["args"][0]) from error
+            raise in_runcs_words(error, request.spec["process"]["args"][0], request.spec) from error
         undo.pop_all()
     execution = Execution(launch, patience(request.spec, "startContainer"), request.options.trace)
     return NamespacesContainer(request.id, request.state_dir, init, start_time(init.pid) or 0, cgroup, execution)
@@ -55,6 +56,15 @@ def open_spec_cgroup(spec: Spec, container_id: str, options: Options) -> Cgroup:
     """Decide where the container's cgroup is, without making it."""
     path = (spec.get("linux") or {}).get("cgroupsPath") or ""
     return open_cgroup(path, container_id, systemd=options.systemd_cgroup)
+
+
+def _make_cgroup(request: CreateRequest, cgroup: Cgroup) -> None:
+    """Make the cgroup. One that is somebody else's is forgotten, so that nobody removes it in our name."""
+    try:
+        cgroup.create()
+    except FailedPrecondition:
+        request.remember({})
+        raise
 
 
 def _make_start_fifo(held: contextlib.ExitStack, state_dir: str) -> int:

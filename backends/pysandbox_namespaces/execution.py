@@ -34,7 +34,7 @@ def execute(request: ExecRequest, container_id: str, spec: Spec, pid: int, start
     except BaseException as error:
         launch.abort()
         if isinstance(error, ExecutorError):
-            raise in_runcs_words(error, request.process["args"][0]) from error
+            raise in_runcs_words(error, request.process["args"][0], spec) from error
         raise
     launch.close()
     return process

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+
 from pysandbox.errors import SandboxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.executor import ExecutorError
+    from pysandbox.oci.types import Spec
 
 
-def in_runcs_words(error: ExecutorError, program: str) -> SandboxError:
-    """Return what to tell the caller, who asked for `program` to be run."""
+def in_runcs_words(error: ExecutorError, program: str, spec: Spec) -> SandboxError:
+    """Return what to tell the caller, who asked for `program` to be run in the container of that spec."""
     if error.op == "find_program":
         what = f"stat {program}: {error.text}" if error.call == "stat" else error.text
         text = f'exec: "{program}": {what}'
     elif error.op in ("execute", ""):
         text = str(error)
+    elif error.op == "scheduler" and error.errno == errno.EPERM and _has_cpus(spec):
+        # sched(7): a deadline policy needs an affinity of all CPUs of the root domain.
+        text = "error during container init: process scheduler can't be used together with AllowedCPUs"
     else:
         text = f"error during container init: {error}"
     return SandboxError(f"unable to start container process: {text}")
+
+
+def _has_cpus(spec: Spec) -> bool:
+    resources = (spec.get("linux") or {}).get("resources") or {}
+    return bool((resources.get("cpu") or {}).get("cpus"))
