@@ -15,6 +15,8 @@ pub struct Executor {
     pub report: Report,
     /// Slots whose mount is attached already: the next use takes a copy.
     pub attached: HashSet<String>,
+    /// Slots of mounts of the host, in the order in which they were opened.
+    pub trees: Vec<String>,
     /// User namespaces that `id_map_mount` made, by their maps.
     pub mapped: Vec<(Vec<IdMap>, Vec<IdMap>, OwnedFd)>,
     /// Namespace files of consecutive `join` operations, opened before the first of them was joined.
@@ -44,6 +46,7 @@ impl Executor {
             slots,
             report,
             attached: HashSet::new(),
+            trees: Vec::new(),
             mapped: Vec::new(),
             joins: Vec::new(),
             time_offsets: None,
@@ -101,6 +104,7 @@ impl Executor {
     fn run_one(&mut self, operation: &Operation, rest: &[Operation]) -> Outcome {
         use ops::{
             console, credentials, devices, hooks, mounts, namespaces, process, procfs, root,
+            staging,
         };
         use Operation as O;
         match operation {
@@ -156,6 +160,8 @@ impl Executor {
                 map_slot,
                 recursive,
             } => mounts::request_id_map(self, slot, map_slot, *recursive),
+            O::StageMounts { path } => staging::stage_mounts(self, path),
+            O::TakeMounts {} => staging::take_mounts(self),
             O::Join { kind, path } => namespaces::join(self, kind, path, rest),
             O::JoinProcess { kinds } => namespaces::join_process(self, kinds),
             O::Unshare { kinds } => namespaces::unshare(kinds),

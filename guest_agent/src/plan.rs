@@ -303,6 +303,8 @@ operations! {
     IdMapMount "id_map_mount" { slot: Text, uid_maps: Vec<IdMap>, gid_maps: Vec<IdMap>, recursive: bool, namespace: Option<Text> = None }
     OpenIdMap "open_id_map" { slot: Text, uid_maps: Vec<IdMap>, gid_maps: Vec<IdMap>, namespace: Option<Text> = None }
     RequestIdMap "request_id_map" { slot: Text, map_slot: Text, recursive: bool }
+    StageMounts "stage_mounts" { path: Text }
+    TakeMounts "take_mounts" { }
     Join "join" { kind: Text, path: Text }
     JoinProcess "join_process" { kinds: Vec<Text> }
     Unshare "unshare" { kinds: Vec<Text> }

@@ -11,3 +11,4 @@ pub mod paths;
 pub mod process;
 pub mod procfs;
 pub mod root;
+pub mod staging;

@@ -39,6 +39,7 @@ pub fn open_tree(
         refuse_link(tree.as_fd(), path)?;
     }
     executor.slots.set(slot.as_str(), tree);
+    executor.trees.push(slot.as_str().to_string());
     Ok(())
 }
 
@@ -86,6 +87,7 @@ pub fn open_null(executor: &mut Executor, slot: &Text) -> Outcome {
         ));
     }
     executor.slots.set(slot.as_str(), tree);
+    executor.trees.push(slot.as_str().to_string());
     Ok(())
 }
 
@@ -230,7 +232,7 @@ pub fn mount_bind(
     sys::move_mount(mount.as_fd(), target.as_fd()).at("move_mount", path)
 }
 
-fn kind_of(mount: BorrowedFd) -> sys::Result<Make> {
+pub fn kind_of(mount: BorrowedFd) -> sys::Result<Make> {
     let mode = sys::fstat(mount)?.st_mode;
     Ok(if mode & libc::S_IFMT == libc::S_IFDIR {
         Make::Directory
@@ -493,6 +495,15 @@ fn empty_directory(executor: &mut Executor) -> Outcome<OwnedFd> {
         executor.slots.set(SLOT, mount);
     }
     mount_of(executor, SLOT)
+}
+
+/// A tmpfs, attached nowhere, for mounts that are on their way.
+pub fn private_tmpfs() -> sys::Result<OwnedFd> {
+    let context = sys::fsopen(c"tmpfs")?;
+    sys::fsconfig_set(context.as_fd(), c"mode", Some(c"755"))?;
+    sys::fsconfig_create(context.as_fd())?;
+    const ATTRIBUTES: u64 = sys::MOUNT_ATTR_NOSUID | sys::MOUNT_ATTR_NODEV | sys::MOUNT_ATTR_NOEXEC;
+    sys::fsmount(context.as_fd(), ATTRIBUTES)
 }
 
 fn make_empty() -> sys::Result<OwnedFd> {

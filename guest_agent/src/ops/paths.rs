@@ -162,7 +162,7 @@ fn longest_existing(root: BorrowedFd, parts: &[&str], links: Links) -> Outcome<(
 }
 
 /// Make one file or directory in `dir` and open it, whatever anybody puts in its place meanwhile.
-fn make_one(dir: BorrowedFd, name: &CStr, make: Make, mode: u32) -> sys::Result<OwnedFd> {
+pub fn make_one(dir: BorrowedFd, name: &CStr, make: Make, mode: u32) -> sys::Result<OwnedFd> {
     if make == Make::File {
         let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_RDONLY;
         return sys::openat(dir, name, flags, mode);

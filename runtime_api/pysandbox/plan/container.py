@@ -83,6 +83,7 @@ def init_plan(
     mounts = plan_mounts(spec.get("mounts") or (), around)
     devices = plan_devices(spec, host, user_namespace=namespaces.has("user"))
     proc = _procfs(spec, linux, namespaces)
+    staged = namespaces.has("user") and namespaces.is_new("mount")
     operations = [
         *outer_beginning(process, host.cpus, entrances),
         *_open_rootfs(rootfs, namespaces),
@@ -91,7 +92,9 @@ def init_plan(
         *_open_null(linux),
         *proc.outer,
         *raise_limits(process, host, user_namespace=namespaces.has("user")),
+        *([op.stage_mounts(rootfs)] if staged else []),
         *enter(namespaces, linux),
+        *([op.take_mounts()] if staged else []),
         op.clone(into_cgroup="cgroup" in entrances),
         *_begin(container_id, options, linux, namespaces),
         *_attach_rootfs(rootfs, namespaces, propagation),

@@ -165,6 +165,9 @@ def _bind(
     opening += clone_propagation(slot, around.propagation)
     _id_map(steps, where, slot, mount, options, around, inside=place is not None)
     opening += _bind_attributes(slot, options, user_namespace=around.user_namespace)
+    # A shared mount becomes a slave on its way into a user namespace (`take_mounts`): it is made shared again there.
+    (steps.inner if around.user_namespace else opening).extend(_bind_propagation(slot, options))
+    opening += _recursive_attributes(slot, options)
     on_proc = destination in ALLOWED_UNDER_PROC
     follow = "dest-nofollow" not in options.extensions and destination not in ("/proc", "/sys")
     steps.inner.append(op.mount_bind(slot, destination, on_proc=on_proc, follow=follow))
@@ -213,18 +216,24 @@ def _id_map(
 
 
 def _bind_attributes(slot: str, options: ParsedOptions, *, user_namespace: bool) -> list[Operation]:
-    operations = []
-    if (options.set_flags | options.clear_flags) & _PER_MOUNT:
-        set_, clear = _exact_attributes(options, keep=user_namespace)
-        operations.append(op.set_attributes(slot, set=set_, clear=clear))
-    operations += [
+    if not (options.set_flags | options.clear_flags) & _PER_MOUNT:
+        return []
+    set_, clear = _exact_attributes(options, keep=user_namespace)
+    return [op.set_attributes(slot, set=set_, clear=clear)]
+
+
+def _recursive_attributes(slot: str, options: ParsedOptions) -> list[Operation]:
+    if not options.set_recursive | options.clear_recursive:
+        return []
+    set_, clear = _whole_atime(options.set_recursive, options.clear_recursive)
+    return [op.set_attributes(slot, set=set_, clear=clear, recursive=True)]
+
+
+def _bind_propagation(slot: str, options: ParsedOptions) -> list[Operation]:
+    return [
         op.set_attributes(slot, propagation=flags & ~mo.MS_REC, recursive=bool(flags & mo.MS_REC))
         for flags in options.propagation
     ]
-    if options.set_recursive | options.clear_recursive:
-        set_, clear = _whole_atime(options.set_recursive, options.clear_recursive)
-        operations.append(op.set_attributes(slot, set=set_, clear=clear, recursive=True))
-    return operations
 
 
 def _exact_attributes(options: ParsedOptions, *, keep: bool) -> tuple[int, int]:

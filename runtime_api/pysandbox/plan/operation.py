@@ -105,6 +105,23 @@ def open_id_map(slot: str, uid_maps: IdMaps, gid_maps: IdMaps, *, namespace: str
     return _operation("open_id_map", slot=slot, uid_maps=uid_maps, gid_maps=gid_maps, namespace=namespace)
 
 
+def stage_mounts(path: str) -> Operation:
+    """Attach all that `open_tree` and `open_null` have opened, in a new mount namespace, over the directory `path`.
+
+    For a container with a user namespace: see `take_mounts`.
+    """
+    return _operation("stage_mounts", path=path)
+
+
+def take_mounts() -> Operation:
+    """Detach what `stage_mounts` attached, in the mount namespace that a user namespace has made since.
+
+    The kernel has locked it then (mount_namespaces(7)): root of the user namespace can neither make writable what is
+    read-only, nor take a mount away from over what it hides. One that is merely moved there would not be locked.
+    """
+    return _operation("take_mounts")
+
+
 def join(kind: str, path: str) -> Operation:
     """Join one namespace by path. `kind` as in the spec: pid, network, mount, ipc, uts, user, cgroup, time.
 

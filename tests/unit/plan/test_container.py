@@ -419,3 +419,18 @@ def test_a_mount_label_that_the_kernel_cannot_enforce_is_refused(spec: dict[str,
     spec["linux"]["mountLabel"] = "system_u:object_r:container_file_t:s0"
     with pytest.raises(InvalidArgument, match=r"^linux.mountLabel"):
         plan()
+
+
+def test_mounts_of_the_host_are_locked_on_their_way_into_a_user_namespace(
+    plan: Planner, add_user_namespace: Callable[[], None]
+) -> None:
+    """All of them are opened before they are staged, and taken as soon as the user namespace has its mount namespace."""
+    add_user_namespace()
+    names = [operation.name for operation in plan().operations]
+    staged, taken = names.index("stage_mounts"), names.index("take_mounts")
+    assert max(index for index, name in enumerate(names) if name in ("open_tree", "open_null")) < staged
+    assert staged < names.index("unshare") < taken < names.index("clone")
+
+
+def test_without_a_user_namespace_nothing_is_staged(plan: Planner) -> None:
+    assert "stage_mounts" not in [operation.name for operation in plan().operations]

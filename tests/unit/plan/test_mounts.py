@@ -35,8 +35,9 @@ def inner(mount: dict[str, Any], **around: Any) -> list[str]:
 
 
 def attributes(*options: str, **around: Any) -> list[str]:
-    """Return what a bind mount's clone gets after it has been opened and made a slave."""
-    return [line.removeprefix("set_attributes slot=mount0 ") for line in outer(bind(*options), **around)[2:]]
+    """Return what a bind mount's clone gets after it has been opened and made a slave, until it is attached."""
+    lines = outer(bind(*options), **around)[2:] + inner(bind(*options), **around)[:-1]
+    return [line.removeprefix("set_attributes slot=mount0 ") for line in lines]
 
 
 # -- bind mounts ---------------------------------------------------------------------------------------------------------
@@ -146,8 +147,15 @@ def test_the_later_of_two_contrary_options_counts() -> None:
 def test_changes_come_in_runc_s_order() -> None:
     """Id map, own attributes, propagation, recursive attributes."""
     mount = bind("rro", "rshared", "nosuid", uidMappings=MAPPINGS, gidMappings=MAPPINGS)
-    kinds = [line.split(maxsplit=2)[2].split("=")[0] for line in outer(mount, user_namespace=True)[1:]]
+    kinds = [line.split(maxsplit=2)[2].split("=")[0] for line in outer(mount)[1:]]
     assert kinds == ["propagation", "uid_maps", "set", "propagation", "set"]
+
+
+def test_in_a_user_namespace_a_bind_is_shared_when_it_has_arrived() -> None:
+    """On the way there the kernel makes a slave of what is shared."""
+    mount = bind("ro", "rshared")
+    assert [line.split()[2].split("=")[0] for line in outer(mount, user_namespace=True)[1:]] == ["propagation", "set"]
+    assert inner(mount, user_namespace=True)[0] == "set_attributes slot=mount0 propagation=MS_SHARED recursive"
 
 
 def test_links_can_be_refused_at_both_ends() -> None:
