@@ -118,9 +118,10 @@ def _except(policy: Policy, device: Device, access: str, path: str, *, allow: bo
 def _checked_access(access: str, path: str) -> str:
     if not access:
         raise InvalidArgument(f"{path}.access: device access cannot be empty")
-    if set(access) - set(ALL):
-        raise InvalidArgument(f'{path}.access: "{access}" has letters other than r, w and m')
-    return _union(access, "")
+    known = _union(access, "")
+    if not known:
+        raise InvalidArgument(f'{path}.access: "{access}" has none of the letters r, w and m')
+    return known
 
 
 def _union(one: str, other: str) -> str:

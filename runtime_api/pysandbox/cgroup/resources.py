@@ -60,7 +60,7 @@ class Knobs:
 def v1_writes(resources: Resources, knobs: Knobs) -> list[Write]:
     """Return the writes for v1, in an order that the kernel accepts. Raises InvalidArgument for `unified`."""
     if resources.get("unified"):
-        raise InvalidArgument(f"{_ROOT}.unified: cannot use unified resources on cgroup v1")
+        raise InvalidArgument(f"{_ROOT}.unified: invalid configuration: cannot use unified resources on cgroup v1")
     return [
         *_v1_cpuset(resources.get("cpu") or {}),
         *_v1_memory(resources.get("memory") or {}, knobs),

@@ -33,7 +33,7 @@ _ZERO_IS_UNSET = frozenset(
     {
         ("blockIO", "weight"), ("cpu", "period"), ("cpu", "quota"), ("cpu", "shares"), ("cpu", "realtimePeriod"),
         ("cpu", "realtimeRuntime"), ("cpu", "cpus"), ("cpu", "mems"), ("memory", "limit"), ("memory", "reservation"),
-        ("memory", "swap"), ("pids", "limit"),
+        ("memory", "swap"),
     }
 )  # fmt: skip
 

@@ -147,13 +147,23 @@ def _memory_policy(policy: MemoryPolicy) -> None:
         return
     refused = f"set_mempolicy(2) refuses {{}} {mode}: invalid argument"
     if mode in {"MPOL_DEFAULT", "MPOL_LOCAL"}:
-        for name in ("nodes", "flags"):
-            if policy.get(name):
-                raise Bad(refused.format(f"{name} with"), name)
+        if nodes:
+            raise Bad(f"memory policy mode requires 0 nodes but got {_count(nodes)}", "nodes")
+        if flags:
+            raise Bad(refused.format("flags with"), "flags")
     elif not nodes and mode != "MPOL_PREFERRED":
-        raise Bad(refused.format("to do without nodes for"), "nodes")
+        raise Bad("memory policy mode requires at least one node but got 0", "nodes")
     if "MPOL_F_STATIC_NODES" in flags and "MPOL_F_RELATIVE_NODES" in flags:
         raise Bad(refused.format("static and relative nodes together with"), "flags")
+
+
+def _count(nodes: str) -> int:
+    """Return how many numbers a checked list has."""
+    numbers: set[int] = set()
+    for part in nodes.split(","):
+        first, _, last = part.strip().partition("-")
+        numbers.update(range(int(first), int(last or first) + 1))
+    return len(numbers)
 
 
 def _memory_policy_mode(value: Any) -> None:

@@ -42,8 +42,9 @@ def interface_name(value: Any) -> None:
 
 
 def _access(value: Any) -> None:
+    """Letters without a meaning are passed over, as in runc; where no other is left, there is no rule."""
     filled(value)
-    if value.strip("rwm"):
+    if not set(value) & set("rwm"):
         raise Bad(f"must consist of r, w and m, not {quote(value)}")
 
 

@@ -148,7 +148,8 @@ class Object:
     """An object with known fields; unknown ones pass. `rule` looks at the whole once every field has its shape.
 
     A name that differs from a field's in case only *is* that field, as for every program in Go that reads the same
-    file: to let "Seccomp" pass as unknown would be to run without seccomp. It gets its right name, in place.
+    file: to let "Seccomp" pass as unknown would be to run without seccomp. It gets its right name, in place. Two that
+    are objects are parts of one, as long as no field is in both.
     """
 
     __slots__ = ("fields", "required", "rule")
@@ -184,9 +185,17 @@ class Object:
             field = folded.get(name.casefold())
             if field is None:
                 continue
-            if field in value:
+            if field in value and not self._completes(value[field], value[name], self.fields[field]):
                 raise Bad(f"duplicate key: {quote(field)} is there too", name)
-            value[field] = value.pop(name)
+            value[field] = {**value[field], **value[name]} if field in value else value[name]
+            del value[name]
+
+    @staticmethod
+    def _completes(one: Any, other: Any, shape: Shape) -> bool:
+        """Say whether two objects of a shape with fields have none in common, in whatever case it is written."""
+        if not isinstance(shape, Object) or type(one) is not dict or type(other) is not dict:
+            return False
+        return {str(name).casefold() for name in one}.isdisjoint(str(name).casefold() for name in other)
 
 
 def boolean(value: Any) -> None:

@@ -132,13 +132,17 @@ def test_accesses_of_several_rules_add_up_and_can_be_taken_back() -> None:
     assert policy.exceptions["b", 8, 0] == "w"
 
 
+def test_letters_without_a_meaning_are_passed_over() -> None:
+    assert device_policy([rule("b 8:0 rwa")]).exceptions["b", 8, 0] == "rw"
+
+
 @pytest.mark.parametrize(
     ("rules", "text"),
     [
         ([DENY_ALL, {"allow": True, "type": "p", "access": "r"}], 'linux.resources.devices[1].type: "p" is not one of'),
         (
-            [{"allow": True, "type": "c", "access": "rx"}],
-            'linux.resources.devices[0].access: "rx" has letters other than',
+            [{"allow": True, "type": "c", "access": "x"}],
+            'linux.resources.devices[0].access: "x" has none of the letters',
         ),
         ([{"allow": True, "type": "c"}], "linux.resources.devices[0].access: device access cannot be empty"),
         ([rule("c -2:0 r")], "linux.resources.devices[0]: device numbers -2:0 must be"),

@@ -385,11 +385,15 @@ def test_what_is_no_interval_is_refused(text: str) -> None:
 
 def test_an_update_leaves_out_what_is_unchanged() -> None:
     given = {
-        "memory": {"limit": 0, "swap": 5}, "cpu": {"shares": 0, "idle": 0}, "pids": {"limit": 0}, "blockIO": {},
+        "memory": {"limit": 0, "swap": 5}, "cpu": {"shares": 0, "idle": 0}, "pids": {}, "blockIO": {},
         "devices": [{"allow": True}], "unified": {"memory.high": "1"},
     }  # fmt: skip
 
     assert without_unset(given) == {"memory": {"swap": 5}, "cpu": {"idle": 0}, "unified": {"memory.high": "1"}}
+
+
+def test_a_limit_of_no_processes_is_a_limit() -> None:
+    assert without_unset({"pids": {"limit": 0}}) == {"pids": {"limit": 0}}
 
 
 def test_lifting_the_memory_limit_lifts_that_on_swap() -> None:
