@@ -489,6 +489,18 @@ def test_a_property_twice_in_two_cases_is_refused(where: str, name: str) -> None
         validate(spec)
 
 
+def test_an_object_may_come_in_parts_of_two_cases() -> None:
+    """As runc reads {"cpu": {"shares": 2}, "CPU": {"Cpus": "0"}}."""
+    spec = full_spec()
+    spec["linux"]["resources"]["cpu"] = {"shares": 1024}
+    spec["linux"]["resources"]["CPU"] = {"Cpus": "0"}
+
+    validate(spec)
+
+    assert spec["linux"]["resources"]["cpu"] == {"shares": 1024, "cpus": "0"}
+    assert "CPU" not in spec["linux"]["resources"]
+
+
 def test_a_property_in_another_case_is_checked() -> None:
     spec = full_spec()
     spec["linux"]["Seccomp"] = {"DefaultAction": "SCMP_ACT_NO"}
