@@ -52,7 +52,9 @@ class NamespacesBackend(Backend):
     def create(self, request: CreateRequest) -> Container:
         """Make the cgroup, spawn the executor, and talk it through to the stop `ready`."""
         from pysandbox_namespaces.creation import create
+        from pysandbox_namespaces.probe import check_kernel
 
+        check_kernel(KERNEL_FLOOR)
         return create(request)
 
     def load(self, record: ContainerRecord) -> Container:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from pysandbox.backend import Problem
-from pysandbox.errors import SandboxError
+from pysandbox.errors import SandboxError, Unavailable
+from pysandbox.linux import kernel_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,17 +18,18 @@ def problems(kernel_floor: tuple[int, int]) -> Sequence[Problem]:
     return [*_kernel(kernel_floor), *_privilege(), *_executor(), *_libseccomp()]
 
 
-def kernel_version(release: str) -> tuple[int, int]:
-    """Return (major, minor) of a release such as `6.1.0-18-amd64`."""
-    major, minor = release.split(".")[:2]
-    return int(major), int("".join(character for character in minor if character.isdigit()) or 0)
+def check_kernel(floor: tuple[int, int]) -> None:
+    """Raise Unavailable on a kernel that is too old: half of what protects a container would fail in its middle."""
+    for problem in _kernel(floor):
+        raise Unavailable(f"{problem.what}: {problem.remedy}")
 
 
 def _kernel(floor: tuple[int, int]) -> Iterator[Problem]:
-    release = os.uname().release
-    if kernel_version(release) < floor:
+    if kernel_version() < floor:
         wanted = ".".join(map(str, floor))
-        yield Problem(what=f"kernel {release} is older than {wanted}", remedy=f"boot kernel {wanted} or later")
+        yield Problem(
+            what=f"kernel {os.uname().release} is older than {wanted}", remedy=f"boot kernel {wanted} or later"
+        )
 
 
 def _privilege() -> Iterator[Problem]:

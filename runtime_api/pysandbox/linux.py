@@ -16,6 +16,12 @@ _STAT_STATE = 0
 _STAT_START_TIME = 19
 
 
+def kernel_version(release: str | None = None) -> tuple[int, int]:
+    """Return (major, minor) of a release such as `6.1.0-18-amd64` or `6.18-rc3`, this kernel's if none is given."""
+    major, minor = (release or os.uname().release).split(".")[:2]
+    return int(major), int(minor.partition("-")[0])
+
+
 def set_child_subreaper() -> None:
     """Make this process the one that adopts orphaned descendants: `PR_SET_CHILD_SUBREAPER` of prctl(2)."""
     import ctypes

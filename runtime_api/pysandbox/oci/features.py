@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pysandbox import VERSION
+from pysandbox.linux import kernel_version
 from pysandbox.oci.capabilities import CAPABILITIES
 from pysandbox.oci.default import OCI_VERSION
 from pysandbox.oci.linux_rules import MEMORY_POLICY_FLAGS, MEMORY_POLICY_MODES, NAMESPACES
@@ -94,11 +95,7 @@ def _done(fields: Mapping[str, str], path: str) -> bool:
 
 def _supported_flags() -> frozenset[str]:
     """Leave out what this kernel is too old for: all others are older than 5.12, the oldest that is supported."""
-    import os
-
-    release = os.uname().release.split(".")
-    version = tuple(int(part) for part in release[:2] if part.isdigit())
-    return FLAGS if version >= (5, 19) else FLAGS - {"SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"}
+    return FLAGS if kernel_version() >= (5, 19) else FLAGS - {"SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"}
 
 
 def _annotations() -> dict[str, str]:
