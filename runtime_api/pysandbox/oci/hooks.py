@@ -1,8 +1,9 @@
 """OCI hooks that run in the runtime's own namespaces: prestart, createRuntime, poststart, poststop.
 
 runtime-spec, config.md "POSIX-platform Hooks": the state document comes on stdin, `args[0]` is the program's name, the
-environment is exactly what the hook says, and a hook that is still running after `timeout` seconds is killed. Hooks of
-the container's namespaces (createContainer, startContainer) are operations of a plan.
+environment is exactly what the hook says (one that says nothing inherits ours, as under runc and crun), and a hook that
+still runs after `timeout` seconds is killed. Hooks of the container's namespaces (createContainer, startContainer) are
+operations of a plan.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def _memory_file(text: bytes) -> int:
 
 def _spawn(hook: Mapping[str, Any], stdin: int, stdout: int, stderr: int) -> int:
     """Start a hook as the leader of a process group of its own, so that its time-out ends its children as well."""
-    environment = dict(entry.partition("=")[::2] for entry in hook.get("env") or ())
+    entries = hook.get("env")
+    environment = os.environ if entries is None else dict(entry.partition("=")[::2] for entry in entries)
     return os.posix_spawn(
         hook["path"],
         hook.get("args") or [hook["path"]],

@@ -32,16 +32,26 @@ def test_a_hook_reads_the_state_to_its_end(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "state").read_text()) == state
 
 
-def test_the_environment_is_the_hooks_and_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("entries", [["A=1", "B=2=3"], []])
+def test_the_environment_is_the_hooks_and_nothing_more(entries: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OURS", "secret")
-    env = {"path": "/usr/bin/env", "args": ["env"]}
 
-    for number, hook in enumerate([{**env, "env": ["A=1", "B=2=3"]}, env]):
-        with pytest.raises(HookFailed) as raised:  # env's exit code is what it is made to run
-            run({**hook, "args": [*hook["args"], "/bin/sh", "-c", "env; exit 1"]})
-        said = str(raised.value)
-        assert ("A=1" in said and "B=2=3" in said) is (number == 0)
-        assert "OURS" not in said
+    with pytest.raises(HookFailed) as raised:
+        run({"path": "/bin/sh", "args": ["sh", "-c", "/usr/bin/env; exit 1"], "env": entries})
+
+    said = str(raised.value)
+    assert [entry in said for entry in ("A=1", "B=2=3")] == [bool(entries)] * 2
+    assert "OURS" not in said
+
+
+def test_a_hook_that_says_nothing_of_its_environment_inherits_the_callers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OURS", "inherited")
+
+    run(shell(f"echo $OURS > {tmp_path}/seen"))
+
+    assert (tmp_path / "seen").read_text() == "inherited\n"
 
 
 def test_args_zero_is_the_programs_name(tmp_path: Path) -> None:
