@@ -20,6 +20,6 @@ def run(invocation: Invocation) -> int:
     from pysandbox.state import check_id
 
     check_id(invocation.container_id)
-    bundle = load_bundle(os.path.abspath(invocation.parsed["bundle"] or "."))
+    bundle = load_bundle(os.path.abspath(invocation.parsed["bundle"] or "."), invocation.parsed["config"])
     prepare(invocation, invocation.container_id, bundle, detach=True)()
     return 0

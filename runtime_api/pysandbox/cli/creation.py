@@ -26,6 +26,7 @@ CONSOLE_FLAGS = (
 PRESERVE_FLAG = Flag("preserve-fds", "pass N more descriptors on (stdio + $LISTEN_FDS + N in total)", "int")
 CREATE_FLAGS = (
     Flag("bundle", "bundle directory, instead of the current one", "string", "b"),
+    Flag("config", "file of the spec, in the bundle (as crun)", "string", "f", default="config.json"),
     *CONSOLE_FLAGS,
     Flag("no-pivot", "change the root without pivot_root(2), for a rootfs on a ramdisk"),
     Flag("no-new-keyring", "keep the caller's session keyring"),

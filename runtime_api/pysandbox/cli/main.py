@@ -34,6 +34,7 @@ GLOBAL_FLAGS = (
     Flag("log-format", "form of log lines: text or json", "string", default="text"),
     Flag("root", "directory of the containers' state (should be on a tmpfs)", "string", default=DEFAULT_ROOT),
     Flag("systemd-cgroup", 'let systemd make cgroups; cgroupsPath is "slice:prefix:name" then'),
+    Flag("cgroup-manager", "cgroupfs, or systemd: crun's words for --systemd-cgroup", "string"),
     Flag("rootless", "run without root: not supported (true is refused)", "string", default="auto"),
     Flag("backend", "backend for new containers", "string"),
     Flag("config", "settings file, instead of /etc/pysandbox/config.toml", "string"),
@@ -70,6 +71,7 @@ def _dispatch(globals_: Parsed, journal: Log, inherited: frozenset[int]) -> int:
         return 0
     if globals_["rootless"] not in ("auto", "false"):
         raise InvalidArgument(f"--rootless {globals_['rootless']}: rootless containers are not supported")
+    _choose_cgroup_manager(globals_)
     arguments = globals_.arguments
     if globals_["help"] or not arguments or arguments[0] in ("help", "h"):
         sys.stdout.write(_help(arguments[1:]))
@@ -78,6 +80,13 @@ def _dispatch(globals_: Parsed, journal: Log, inherited: frozenset[int]) -> int:
         journal.error(f"No help topic for '{arguments[0]}'")
         return 3
     return _run_command(arguments[0], arguments[1:], globals_, journal, inherited)
+
+
+def _choose_cgroup_manager(globals_: Parsed) -> None:
+    manager = globals_["cgroup-manager"]
+    if manager not in ("", "cgroupfs", "systemd"):
+        raise InvalidArgument(f"--cgroup-manager {manager}: must be cgroupfs or systemd")
+    globals_.values["systemd-cgroup"] |= manager == "systemd"
 
 
 def _run_command(name: str, words: list[str], globals_: Parsed, journal: Log, inherited: frozenset[int]) -> int:

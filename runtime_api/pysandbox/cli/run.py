@@ -45,7 +45,7 @@ def run(invocation: Invocation) -> int:
     flags = invocation.parsed
     container_id, path = _id_and_bundle(flags["bundle"], flags.arguments, plan=flags["plan"])
     check_id(container_id)
-    bundle = load_bundle(os.path.abspath(path))
+    bundle = load_bundle(os.path.abspath(path), flags["config"])
     return _print_plan(invocation, container_id, bundle) if flags["plan"] else _run(invocation, container_id, bundle)
 
 
@@ -61,9 +61,11 @@ def _id_and_bundle(given: str, arguments: list[str], *, plan: bool) -> tuple[str
 
 
 def _names_bundle(argument: str) -> bool:
-    if "/" in argument or argument in (".", ".."):
+    if argument in (".", ".."):
         return True
-    return not os.path.exists("config.json") and os.path.exists(os.path.join(argument, "config.json"))
+    if os.path.exists("config.json"):  # a wrong id is told as runc tells it, unless there is such a directory
+        return "/" in argument and os.path.isdir(argument)
+    return "/" in argument or os.path.exists(os.path.join(argument, "config.json"))
 
 
 def _made_up_id(path: str) -> str:

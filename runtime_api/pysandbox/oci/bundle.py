@@ -37,14 +37,14 @@ class Bundle:
         return replace(self, spec=spec)
 
 
-def load_bundle(path: str) -> Bundle:
-    """Read and check the bundle in a directory.
+def load_bundle(path: str, config: str = CONFIG) -> Bundle:
+    """Read and check the bundle in a directory. `config` is the file of the spec, from there on.
 
     Raises InvalidArgument, whose text names the file or the JSON path. What the spec leaves out and every reader would
     have to guess is filled in: `process.user` with its uid and gid (0, as for runc).
     """
     directory = _directory(path)
-    spec = _read_config(directory)
+    spec = _read_config(directory, config)
     validate(spec)
     _refuse_host_network(spec)
     _refuse_other_maps(spec)
@@ -78,13 +78,13 @@ def _directory(path: str) -> str:
     return directory
 
 
-def _read_config(directory: str) -> Spec:
+def _read_config(directory: str, name: str) -> Spec:
     try:
-        descriptor = open_document(f"{directory}/{CONFIG}", CONFIG)
+        descriptor = open_document(os.path.join(directory, name), name)
     except FileNotFoundError:
-        raise InvalidArgument(f"JSON specification file {CONFIG} not found") from None
+        raise InvalidArgument(f"JSON specification file {name} not found") from None
     try:
-        return read_object(descriptor, CONFIG)  # type: ignore[return-value]
+        return read_object(descriptor, name)  # type: ignore[return-value]
     finally:
         os.close(descriptor)
 

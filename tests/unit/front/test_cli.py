@@ -57,6 +57,24 @@ def test_a_life_step_by_step(fake: Runtime, bundle_of: Any, tmp_path: Path) -> N
     assert fake.ok("list", "-f", "json") == "null\n"
 
 
+def test_cruns_flags_are_understood(fake: Runtime, bundle_of: Any) -> None:
+    bundle = bundle_of("echo", "hello")
+    Path(bundle.path, "specs").mkdir()
+    Path(bundle.path, "config.json").rename(Path(bundle.path, "specs/other.json"))
+
+    flags = ["--bundle", bundle.path, "--config", "specs/other.json"]
+    assert fake.ok("--cgroup-manager", "cgroupfs", "run", *flags, "c") == "hello\n"
+    refused = fake("--cgroup-manager=disabled", "run", *flags, "c")
+    assert last_line(refused) == "--cgroup-manager disabled: must be cgroupfs or systemd"
+    missing = fake("create", "-b", bundle.path, "-f", "none.json", "c")
+    assert last_line(missing).endswith("JSON specification file none.json not found")
+
+
+def test_in_a_bundle_a_word_with_a_slash_is_a_wrong_id(fake: Runtime, bundle_of: Any) -> None:
+    refused = fake("run", "no/such", cwd=bundle_of("true").path)
+    assert "invalid container ID format" in last_line(refused)
+
+
 @pytest.mark.parametrize("arguments", [["run", "-b", "{bundle}", "c"], ["run", "{bundle}"], ["run", "{bundle}/"]])
 def test_run_returns_the_programs_exit_code_and_leaves_nothing(
     fake: Runtime, bundle_of: Any, arguments: list[str]
