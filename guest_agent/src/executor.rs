@@ -72,11 +72,12 @@ impl Executor {
             Err(failure) => failure,
         };
         self.report.steps(&self.begun);
-        self.report.error(self.index, name, &failure);
-        match operations.get(self.index) {
-            Some(Operation::Execute { .. }) => ops::process::tell_stderr(&failure),
-            _ => sys::exit(1),
+        if let Some(Operation::Execute { .. }) = operations.get(self.index) {
+            // The container has started, as under runc: that its program did not is for whoever reads its stderr.
+            ops::process::tell_stderr(&failure);
         }
+        self.report.error(self.index, name, &failure);
+        sys::exit(1)
     }
 
     fn run_all(&mut self, operations: &[Operation]) -> Outcome {
@@ -223,7 +224,11 @@ impl Executor {
                 bind,
                 uid,
                 gid,
-            } => console::console(self, (*width, *height), *bind, *uid, *gid),
+                plain_newlines,
+            } => {
+                let owner = (*uid, *gid);
+                console::console(self, (*width, *height), *bind, owner, *plain_newlines)
+            }
             O::OwnStdio { uid } => console::own_stdio(*uid),
             O::Hostname { name } => namespaces::hostname(name),
             O::Domainname { name } => namespaces::domainname(name),

@@ -342,7 +342,7 @@ operations! {
     PivotRoot "pivot_root" { }
     MoveRoot "move_root" { }
     ChangeRoot "change_root" { }
-    Console "console" { width: u16, height: u16, bind: bool, uid: u32, gid: Option<u32> = None }
+    Console "console" { width: u16, height: u16, bind: bool, uid: u32, gid: Option<u32> = None, plain_newlines: bool = false }
     OwnStdio "own_stdio" { uid: u32 }
     Hostname "hostname" { name: Text }
     Domainname "domainname" { name: Text }

@@ -1059,6 +1059,18 @@ pub fn set_window_size(terminal: BorrowedFd, columns: u16, rows: u16) -> Result<
     done(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ as _, &size) }.into())
 }
 
+/// Let a terminal write newlines as they are: termios(3), ONLCR.
+pub fn clear_newline_translation(terminal: BorrowedFd) -> Result<()> {
+    let terminal = terminal.as_raw_fd();
+    // SAFETY: pointers; a zeroed termios is a valid one.
+    unsafe {
+        let mut attributes: libc::termios = zeroed();
+        done(libc::tcgetattr(terminal, &mut attributes).into())?;
+        attributes.c_oflag &= !libc::ONLCR;
+        done(libc::tcsetattr(terminal, libc::TCSANOW, &attributes).into())
+    }
+}
+
 pub fn set_controlling_terminal(terminal: BorrowedFd) -> Result<()> {
     // SAFETY: no pointers.
     done(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY as _, 0) }.into())

@@ -53,6 +53,7 @@ class Options:
     systemd_cgroup: bool = False
     no_pivot: bool = False
     no_new_keyring: bool = False
+    plain_newlines: bool = False  # of a terminal, from before the program starts: the caller's own terminal adds the \r
     trace: Callable[[str, int], None] | None = None  # (step, CLOCK_MONOTONIC in ns)
     warn: Callable[[str], None] | None = None  # one line for the log
     debug: Callable[[str], None] | None = None  # the same, only under --debug

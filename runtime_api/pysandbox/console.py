@@ -165,7 +165,7 @@ class _Relay:
 
 
 def clear_newline_translation(master: int) -> None:
-    """Let a pty pass newlines on as they are, from before `start`: the caller's terminal, if any, translates them."""
+    """Let a pty pass newlines on as they are: `Options.plain_newlines`, for backends that open the pty here."""
     import termios
 
     attributes = termios.tcgetattr(master)

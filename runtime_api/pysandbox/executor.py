@@ -13,7 +13,8 @@ One JSON object in each datagram. From the executor:
     {"listener": n}                                    number of the seccomp descriptor in that process; waits for go
     {"error": {"op", "index", "call", "path", "errno", "text"}}   the last datagram; the process exits with 1
 
-The socket closes when the program has been executed (CLOEXEC): end of file after the last step means success.
+The socket closes when the program has been executed (CLOEXEC): end of file after the last step means success. So
+it does when the kernel does not execute the program: the process says why on its stderr and exits with 255.
 To the executor: {"go": true}; end of file means abort: it exits without a word.
 
 `_socket` is the C half of `socket`, in every CPython: its Python half (enum, selectors) would cost each command 13 ms.

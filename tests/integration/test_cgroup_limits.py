@@ -129,3 +129,22 @@ def test_stats_count_what_the_container_uses(pysandbox: Runtime, make_bundle: Ma
     data = json.loads(pysandbox.ok("events", "--stats", container_id))["data"]
     assert data["pids"] == {"current": 1, "limit": 17}
     assert data["memory"]["usage"]["usage"] > 0
+
+
+def test_a_create_that_is_refused_leaves_somebody_elses_cgroup(pysandbox: Runtime, make_bundle: MakeBundle) -> None:
+    requires("root", "cgroup v1 freezer")
+    name = pysandbox.new_id()
+    foreign = Path("/sys/fs/cgroup/freezer", name)
+    foreign.mkdir()
+    try:
+        (foreign / "freezer.state").write_text("FROZEN")
+        bundle = make_bundle(["true"], lambda spec: spec["linux"].update(cgroupsPath=f"/{name}"))
+
+        done = pysandbox("run", "--bundle", bundle, pysandbox.new_id())
+
+        assert "container's cgroup unexpectedly frozen" in done.stderr
+        assert foreign.is_dir()
+        assert (foreign / "freezer.state").read_text() == "FROZEN\n"
+    finally:
+        (foreign / "freezer.state").write_text("THAWED")
+        foreign.rmdir()

@@ -11,14 +11,17 @@ pub fn console(
     executor: &Executor,
     (width, height): (u16, u16),
     bind: bool,
-    uid: u32,
-    gid: Option<u32>,
+    (uid, gid): (u32, Option<u32>),
+    plain_newlines: bool,
 ) -> Outcome {
     let master = open_master(executor)?;
     sys::unlock_pty(master.as_fd()).at("ioctl", "TIOCSPTLCK")?;
     let slave = sys::pty_peer(master.as_fd()).at("ioctl", "TIOCGPTPEER")?;
     if width != 0 && height != 0 {
         sys::set_window_size(slave.as_fd(), width, height).at("ioctl", "TIOCSWINSZ")?;
+    }
+    if plain_newlines {
+        sys::clear_newline_translation(slave.as_fd()).at("tcsetattr", "console")?;
     }
     own_slave(slave.as_fd(), uid, gid)?;
     if bind {

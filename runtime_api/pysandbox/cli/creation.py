@@ -36,9 +36,10 @@ CREATE_FLAGS = (
 
 
 def options(invocation: Invocation) -> Options:
-    """Return the backend's options that the flags ask for."""
+    """Return the backend's options that the flags of `create` or `run` ask for."""
     flags = invocation.parsed
     return Options(
+        plain_newlines=not flags["console-socket"],
         systemd_cgroup=invocation.globals_["systemd-cgroup"],
         no_pivot=flags["no-pivot"],
         no_new_keyring=flags["no-new-keyring"],
@@ -126,7 +127,7 @@ def stdio(process: Mapping[str, Any], descriptors: tuple[int, ...]) -> Stdio:
 
 def delivery(flags: Parsed) -> Callable[[Process], None]:
     """Connect to the sockets the flags name; return what hands a new process out: console, pidfd, pid file."""
-    from pysandbox.console import clear_newline_translation, connect
+    from pysandbox.console import connect
 
     # Absolute before we change to the bundle's directory.
     pid_file = os.path.abspath(flags["pid-file"]) if flags["pid-file"] else ""
@@ -137,8 +138,6 @@ def delivery(flags: Parsed) -> Callable[[Process], None]:
         if send_console is not None and process.console is not None:
             with open(process.console, "rb", buffering=0) as master:
                 send_console(master.fileno(), "/dev/ptmx")
-        elif process.console is not None:
-            clear_newline_translation(process.console)
         if send_pidfd is not None:
             with open(os.pidfd_open(process.pid), "rb", buffering=0) as pidfd:
                 send_pidfd(pidfd.fileno(), "pidfd")

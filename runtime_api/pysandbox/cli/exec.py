@@ -71,6 +71,7 @@ def run(invocation: Invocation) -> int:
             cgroup=_sub_cgroups(flags["cgroup"]),
             ignore_paused=flags["ignore-paused"],
             options=Options(
+                plain_newlines=not flags["console-socket"],
                 warn=invocation.journal.warning,
                 debug=invocation.journal.debug if invocation.globals_["debug"] else None,
             ),

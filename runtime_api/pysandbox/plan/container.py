@@ -105,7 +105,7 @@ def init_plan(
         *_hooks(spec, "createContainer", state, "creating"),
         *_change_root(namespaces, options, propagation),
         *_make_cwd(process["cwd"]),
-        standard_streams(process, bind=namespaces.has("mount")),
+        standard_streams(process, options, bind=namespaces.has("mount")),
         *mounts.late,
         *_readonly_root(spec, namespaces),
         *_identity(spec, linux, namespaces),

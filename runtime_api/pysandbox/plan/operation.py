@@ -338,10 +338,17 @@ def change_root() -> Operation:
     return _operation("change_root")
 
 
-def console(*, width: int, height: int, bind: bool, uid: int, gid: int | None = None) -> Operation:
+def console(
+    *, width: int, height: int, bind: bool, uid: int, gid: int | None = None, plain_newlines: bool = False
+) -> Operation:
     """Open a pty of the container's devpts, send its master as descriptor `console`, make its slave stdio and the
-    controlling terminal; `bind` also mounts the slave on /dev/console. Uses TIOCGPTPEER (CVE-2025-52565)."""
-    return _operation("console", width=width, height=height, bind=bind, uid=uid, gid=gid)
+    controlling terminal; `bind` also mounts the slave on /dev/console. Uses TIOCGPTPEER (CVE-2025-52565).
+
+    `plain_newlines` clears ONLCR.
+    """
+    return _operation(
+        "console", width=width, height=height, bind=bind, uid=uid, gid=gid, plain_newlines=plain_newlines
+    )
 
 
 def own_stdio(uid: int) -> Operation:

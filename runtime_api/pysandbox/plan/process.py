@@ -96,7 +96,7 @@ def exec_plan(
     operations.append(op.use_root())
     if labelled and not user_namespace:
         operations.append(op.open_proc())
-    operations.append(standard_streams(process, bind=False))
+    operations.append(standard_streams(process, options, bind=False))
     operations.append(op.umask(umask_of(process, spec.get("process", process))))
     operations += process_part(process, spec, host, warnings, debug, preserved=preserved)
     if affinity.get("final"):
@@ -154,13 +154,15 @@ def session_keyring(container_id: str, options: Options, *, user_namespace: bool
     return [op.keyring(f"_ses.{container_id}", permission=KEY_OTH_SEARCH if user_namespace else KEY_USR_SEARCH)]
 
 
-def standard_streams(process: Process, *, bind: bool) -> Operation:
+def standard_streams(process: Process, options: Options, *, bind: bool) -> Operation:
     """Give the process a terminal, or the ownership of the streams it was given."""
     uid = process["user"]["uid"]
     if not process.get("terminal"):
         return op.own_stdio(uid)
     size = process.get("consoleSize") or {"width": 0, "height": 0}
-    return op.console(width=size["width"], height=size["height"], bind=bind, uid=uid)
+    return op.console(
+        width=size["width"], height=size["height"], bind=bind, uid=uid, plain_newlines=options.plain_newlines
+    )
 
 
 def umask_of(*processes: Process) -> int:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from pysandbox.backend import Stdio
+    from pysandbox.backend import Options, Stdio
     from pysandbox.oci.types import Process as ProcessSpec
     from pysandbox.oci.types import Spec
 
@@ -65,7 +65,7 @@ class FakeContainer(Container):
 
     def exec(self, request: ExecRequest) -> Process:
         """Start a process with the same token."""
-        process = _spawn(request.process["args"], request.process, request.stdio, self._token)
+        process = _spawn(request.process["args"], request.process, request.stdio, self._token, request.options)
         self._execs[request.exec_id] = process
         return process
 
@@ -152,7 +152,7 @@ class FakeBackend(Backend):
             os.mkfifo(f"{request.state_dir}/start", 0o600)
             process = request.spec["process"]
             arguments = ["/bin/sh", "-c", _WAIT_FOR_START, f"{request.state_dir}/start", *process["args"]]
-            init = _spawn(arguments, process, request.stdio, token)
+            init = _spawn(arguments, process, request.stdio, token, request.options)
             request.runtime_created(init.pid)
         except BaseException:
             _end(token)
@@ -169,11 +169,15 @@ class FakeBackend(Backend):
             _end(token)
 
 
-def _spawn(arguments: list[str], process: ProcessSpec, stdio: Stdio, token: str) -> Process:
+def _spawn(arguments: list[str], process: ProcessSpec, stdio: Stdio, token: str, options: Options) -> Process:
     environment = dict(entry.partition("=")[::2] for entry in process.get("env") or ()) | {MARK: token}
     master = None
     if stdio.terminal:
         master, slave = os.openpty()
+        if options.plain_newlines:
+            from pysandbox.console import clear_newline_translation
+
+            clear_newline_translation(master)
         name = os.ttyname(slave)
         # The first terminal that a session's leader opens becomes its controlling one.
         actions: list[Any] = [(os.POSIX_SPAWN_OPEN, number, name, os.O_RDWR, 0) for number in range(3)]

@@ -148,7 +148,11 @@ GOOD: dict[str, list[Any]] = {
     "linux.resources.memory.swappiness": [0, 100, 2**64 - 1],
     "linux.resources.cpu": [{"quota": -1, "burst": 100}, {"cpus": ""}],
     "linux.resources.blockIO.weight": [0, 10, 1000],
-    "linux.resources.devices": [[], [{"allow": True, "type": "a", "access": "mrw"}], [{"allow": False, "access": "rwa"}]],
+    "linux.resources.devices": [
+        [],
+        [{"allow": True, "type": "a", "access": "mrw"}],
+        [{"allow": False, "access": "rwa"}],
+    ],
     "linux.devices": [[], [{"type": "u", "path": "/dev/x", "major": 0, "minor": 0}] * 2],
     "linux.seccomp": [
         {},
