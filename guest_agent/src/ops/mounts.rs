@@ -293,7 +293,8 @@ pub fn mount_filesystem(executor: &mut Executor, operation: &Operation) -> Outco
     let links = Links::of(*follow);
     let root = executor.slots.get("root")?;
     let existed = paths::resolve(root, path, links).is_ok();
-    let target = paths::resolve_or_make(root, path, links, Make::Directory, 0o755)?;
+    let target = paths::resolve_or_make(root, path, links, Make::Directory, 0o755)
+        .map_err(|failure| not_through_links(failure, links))?;
     let target = target.as_fd();
     if !follow {
         demand_directory(target, path)?;
@@ -327,17 +328,22 @@ fn apply(mount: BorrowedFd, attr: &MountAttr, path: &str) -> Outcome {
     sys::mount_setattr(mount, true, attr).at("mount_setattr", path)
 }
 
+const NO_DIRECTORY: &str = "must be mounted on ordinary directory";
+
+/// Say what a link on the way means where none may be.
+fn not_through_links(mut failure: Failure, links: Links) -> Failure {
+    if links == Links::Refuse && failure.errno == libc::ELOOP {
+        failure.text = NO_DIRECTORY.to_string();
+    }
+    failure
+}
+
 fn demand_directory(target: BorrowedFd, path: &str) -> Outcome {
     let mode = sys::fstat(target).at("fstat", path)?.st_mode;
     if mode & libc::S_IFMT == libc::S_IFDIR {
         return Ok(());
     }
-    Err(Failure::new(
-        "fstat",
-        path,
-        libc::ENOTDIR,
-        "must be mounted on ordinary directory",
-    ))
+    Err(Failure::new("fstat", path, libc::ENOTDIR, NO_DIRECTORY))
 }
 
 fn make_filesystem(
