@@ -6,7 +6,7 @@ import contextlib
 from signal import SIGKILL
 
 from pysandbox.backend import Backend, Process
-from pysandbox.cgroup.cgroup import load_cgroup, open_cgroup
+from pysandbox.cgroup.placement import load_cgroup, open_cgroup
 from pysandbox.errors import FailedPrecondition
 from pysandbox_namespaces import process as processes
 from pysandbox_namespaces.container import NamespacesContainer

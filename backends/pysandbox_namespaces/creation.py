@@ -6,7 +6,7 @@ import contextlib
 import os
 
 from pysandbox import executor
-from pysandbox.cgroup.cgroup import open_cgroup
+from pysandbox.cgroup.placement import open_cgroup
 from pysandbox.errors import FailedPrecondition
 from pysandbox.executor import ExecutorError
 from pysandbox.linux import start_time

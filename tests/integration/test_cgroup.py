@@ -18,8 +18,9 @@ import pytest
 from precondition import requires
 
 from pysandbox.cgroup import directory
-from pysandbox.cgroup.cgroup import Cgroup, load_cgroup, open_cgroup, open_entrances
+from pysandbox.cgroup.cgroup import Cgroup, open_entrances
 from pysandbox.cgroup.device_program import PROGRAM_NAME, program_ids
+from pysandbox.cgroup.placement import load_cgroup, open_cgroup
 from pysandbox.cgroup.v1 import CgroupV1
 from pysandbox.cgroup.v2 import CgroupV2
 from pysandbox.errors import FailedPrecondition, InvalidArgument, Unavailable
@@ -591,8 +592,7 @@ class clone_args(ctypes.Structure):
 
 def test_v2_a_process_can_be_born_in_it(unified: CgroupV2) -> None:
     unified.create({})
-    descriptor = unified.descriptor()
-    assert descriptor is not None
+    descriptor = open_entrances(unified.entrances())["cgroup"]
     arguments = clone_args(flags=CLONE_INTO_CGROUP, exit_signal=signal.SIGCHLD, cgroup=descriptor)
 
     pid = ctypes.CDLL(None, use_errno=True).syscall(NR_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
@@ -636,8 +636,7 @@ def test_v2_a_node_can_be_made_but_not_opened(unified: CgroupV2, start: Any, tmp
 
 def test_v2_an_update_replaces_the_program_and_leaves_other_ones(unified: CgroupV2) -> None:
     unified.create({})
-    descriptor = unified.descriptor()
-    assert descriptor is not None
+    descriptor = open_entrances(unified.entrances())["cgroup"]
     try:
         before = program_ids(descriptor)
         for _ in range(3):

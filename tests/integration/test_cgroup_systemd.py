@@ -21,7 +21,7 @@ from jeepney.io.blocking import DBusConnection, open_dbus_connection
 from precondition import requires
 
 from pysandbox.cgroup import directory
-from pysandbox.cgroup.cgroup import load_cgroup
+from pysandbox.cgroup.placement import load_cgroup
 from pysandbox.cgroup.systemd import SystemdCgroup
 from pysandbox.cgroup.v2 import CgroupV2
 from pysandbox.errors import DeadlineExceeded, FailedPrecondition, Unavailable

@@ -1,8 +1,7 @@
 """One container's cgroup, behind one interface, whichever way the host does cgroups.
 
-`open_cgroup` decides where a new container's cgroup will be and touches nothing; `create` makes it. `load_cgroup` takes
-hold of it again from what `saved` returned. Limits go in as the spec's own `linux.resources` object, usage comes out in
-the shape of runc's `events --stats`.
+Limits go in as the spec's own `linux.resources` object, usage comes out in the shape of runc's `events --stats`.
+`pysandbox.cgroup.placement` decides where a container's cgroup is, and takes hold of one again.
 
 A cgroup that is in use by somebody else is never taken, signalled or removed: `create` refuses one that has processes,
 and marks what it made with the container's id (an extended attribute, which the kernel drops with the directory);
@@ -16,7 +15,6 @@ from __future__ import annotations
 import abc
 import os
 
-from pysandbox.errors import InvalidArgument
 from pysandbox.record import dataclass
 
 TYPE_CHECKING = False
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from pysandbox.cgroup.layout import Layout
     from pysandbox.oci.types import Resources
 
 
@@ -109,13 +106,6 @@ class Cgroup(abc.ABC):
     def mounts(self) -> tuple[CgroupMount, ...]:
         """Return what a mount of type `cgroup` in the container is made of."""
 
-    def descriptor(self) -> int | None:
-        """Open the cgroup2 directory for CLONE_INTO_CGROUP, where there is one. The caller closes it."""
-        path = self.paths().get("")
-        if path is None:
-            return None
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-
     def entrances(self) -> dict[str, str]:
         """Return what a process enters the cgroup through by itself: the executor's slot and the path to open for it.
 
@@ -141,36 +131,6 @@ class Cgroup(abc.ABC):
         return {"version": self.version, "id": self.container_id, "paths": self.paths()}
 
 
-def open_cgroup(cgroups_path: str, container_id: str, *, systemd: bool = False, layout: Layout | None = None) -> Cgroup:
-    """Decide where a container's cgroup is, without making it. `layout` is the host's, read when not given.
-
-    `cgroups_path` is `linux.cgroupsPath`. Absolute: from the root of each hierarchy. Relative, and empty (then the
-    container's id counts): below this process's own cgroup, on v2 beside it, as a cgroup with processes cannot hand out
-    controllers. With `systemd` it is `slice:prefix:name`. Raises InvalidArgument, and Unavailable without cgroups.
-    """
-    from pysandbox.cgroup.layout import read_layout
-
-    layout = layout or read_layout()
-    if systemd:
-        from pysandbox.cgroup.systemd import open_scope
-
-        return open_scope(cgroups_path, container_id, layout)
-    check_path(cgroups_path)
-    return place(layout, cgroups_path or container_id, container_id)
-
-
-def place(layout: Layout, path: str, container_id: str) -> Cgroup:
-    """Make the object for a checked `path`, absolute or relative."""
-    paths = layout.place(path)
-    if layout.unified_only:
-        from pysandbox.cgroup.v2 import CgroupV2
-
-        return CgroupV2(paths[""], container_id)
-    from pysandbox.cgroup.v1 import CgroupV1
-
-    return CgroupV1(paths, container_id)
-
-
 def open_entrances(paths: Mapping[str, str]) -> dict[str, int]:
     """Open a cgroup's entrances, by slot; `paths` are what `Cgroup.entrances` returned. The caller closes them."""
     opened: dict[str, int] = {}
@@ -183,33 +143,3 @@ def open_entrances(paths: Mapping[str, str]) -> dict[str, int]:
             os.close(descriptor)
         raise
     return opened
-
-
-def load_cgroup(saved: Mapping[str, Any]) -> Cgroup:
-    """Take hold of a cgroup again. `saved` is what `Cgroup.saved` returned."""
-    if "unit" in saved:
-        from pysandbox.cgroup.systemd import load_scope
-
-        return load_scope(saved)
-    return load_directories(saved)
-
-
-def load_directories(saved: Mapping[str, Any]) -> Cgroup:
-    """Make the object for the directories alone, whoever made them."""
-    if saved["version"] == 2:
-        from pysandbox.cgroup.v2 import CgroupV2
-
-        return CgroupV2(saved["paths"][""], saved["id"])
-    from pysandbox.cgroup.v1 import CgroupV1
-
-    return CgroupV1(dict(saved["paths"]), saved["id"])
-
-
-def check_path(cgroups_path: str) -> None:
-    """Refuse a path that leaves its place, or is a whole hierarchy."""
-    if "\0" in cgroups_path or ".." in cgroups_path.split("/"):
-        raise InvalidArgument(f'linux.cgroupsPath: {cgroups_path!r} must not contain ".." or NUL')
-    if len(os.fsencode(cgroups_path)) > 3900 or any(len(os.fsencode(part)) > 255 for part in cgroups_path.split("/")):
-        raise InvalidArgument("linux.cgroupsPath: longer than the kernel allows")
-    if cgroups_path and not [part for part in cgroups_path.split("/") if part not in ("", ".")]:
-        raise InvalidArgument(f'linux.cgroupsPath: "{cgroups_path}" is the root of the hierarchy')

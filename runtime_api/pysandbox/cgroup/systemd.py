@@ -8,10 +8,8 @@ Sources: systemd.resource-control(5), systemd's docs/CONTROL_GROUP_INTERFACE.md,
 
 from __future__ import annotations
 
-import os
-
 from pysandbox.cgroup import directory
-from pysandbox.cgroup.cgroup import Cgroup, CgroupMount, load_directories, place
+from pysandbox.cgroup.cgroup import Cgroup, CgroupMount
 from pysandbox.cgroup.membership import check_unused
 from pysandbox.cgroup.properties import resource_properties, scope_properties
 from pysandbox.errors import InvalidArgument, Unavailable
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from pysandbox.cgroup.layout import Layout
     from pysandbox.cgroup.v1 import CgroupV1
     from pysandbox.cgroup.v2 import CgroupV2
     from pysandbox.oci.types import Resources
@@ -35,20 +32,6 @@ _UNIT_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0
 
 #: systemd.unit(5)
 _UNIT_LIMIT = 255
-
-
-def open_scope(cgroups_path: str, container_id: str, layout: Layout) -> Cgroup:
-    """Decide which unit and directories. Raises InvalidArgument, and Unavailable on a host without systemd."""
-    slice_, unit = parse_unit(cgroups_path, container_id)
-    if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
-        raise Unavailable("systemd cgroup flag passed, but systemd support for managing cgroups is not available")
-    inner = place(layout, f"{expand_slice(slice_)}/{unit}", container_id)
-    return SystemdCgroup(inner, slice_, unit)
-
-
-def load_scope(saved: Mapping[str, Any]) -> Cgroup:
-    """Take hold of a scope again."""
-    return SystemdCgroup(load_directories(saved), saved["slice"], saved["unit"])
 
 
 def parse_unit(cgroups_path: str, container_id: str) -> tuple[str, str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pysandbox.cgroup.cgroup import check_path, open_cgroup
 from pysandbox.cgroup.layout import Layout, parse_layout
+from pysandbox.cgroup.placement import check_path, open_cgroup
 from pysandbox.cgroup.v1 import CgroupV1
 from pysandbox.cgroup.v2 import CgroupV2
 from pysandbox.errors import InvalidArgument

@@ -17,10 +17,10 @@ import pytest
 from unit.oci.full_spec import full_spec, keys_of, put
 
 from pysandbox.backend import Options
-from pysandbox.cgroup.cgroup import open_cgroup
 from pysandbox.cgroup.device_program import device_program
 from pysandbox.cgroup.devices import device_policy, v1_device_writes
 from pysandbox.cgroup.layout import parse_layout
+from pysandbox.cgroup.placement import open_cgroup
 from pysandbox.cgroup.resources import Knobs, ignored, usage_problem, v1_writes, v2_writes
 from pysandbox.errors import InvalidArgument
 from pysandbox.lifecycle import _first_record, state_document
