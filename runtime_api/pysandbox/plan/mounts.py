@@ -205,7 +205,7 @@ def _id_map(
         return
     namespace = None if uids else around.user_path or None
     if not uids and not namespace:
-        uids, gids = around.uid_maps, around.gid_maps
+        uids, gids = list(around.uid_maps), list(around.gid_maps)
         if not uids:
             raise InvalidArgument(f"{where}.options: idmap needs mappings of the mount, or a user namespace")
     if inside:
