@@ -57,7 +57,7 @@ pub fn credentials(executor: &mut Executor, operation: &Operation) -> Outcome {
         ambient,
     } = operation
     else {
-        return Ok(());
+        unreachable!("credentials is for the operation of that name");
     };
     drop_bounding(*bounding)?;
     sys::set_keep_capabilities(true).at("prctl", "PR_SET_KEEPCAPS")?;

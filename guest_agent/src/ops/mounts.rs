@@ -287,7 +287,7 @@ pub fn mount_filesystem(executor: &mut Executor, operation: &Operation) -> Outco
         keep_mode,
     } = operation
     else {
-        return Ok(());
+        unreachable!("mount_filesystem is for the operation of that name");
     };
     let path = destination.as_str();
     let links = Links::of(*follow);
