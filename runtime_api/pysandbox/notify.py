@@ -56,7 +56,8 @@ class NotifySocket:
                 poll.register(descriptor, select.POLLIN)
             while self._socket.fileno() in dict(poll.poll()):
                 if any(line == b"READY=1" for line in self._socket.recv(4096).split(b"\n")):
-                    self._tell(pid)
+                    with contextlib.suppress(OSError):  # the manager has gone meanwhile
+                        self._tell(pid)
                     return
         finally:
             os.close(pidfd)

@@ -26,18 +26,24 @@ def start_and_notify(
 ) -> None:
     """Start a container; if the caller has a NOTIFY_SOCKET, stay until it is told that the container is ready.
 
-    In the `background` that waiting is a thread's, which ends with us.
+    In the `background` that waiting is a thread's, which ends with us. A NOTIFY_SOCKET that nobody listens at is, as
+    under runc, no reason not to start.
     """
     from pysandbox import lifecycle
 
     if not os.environ.get("NOTIFY_SOCKET"):
         lifecycle.start(runtime, container_id, container)
         return
+    from pysandbox.errors import InvalidArgument
     from pysandbox.notify import bind
 
     with runtime.store.open(container_id) as directory:
         pid = directory.read().pid
-        socket = bind(directory.path, os.environ["NOTIFY_SOCKET"])
+        try:
+            socket = bind(directory.path, os.environ["NOTIFY_SOCKET"])
+        except InvalidArgument as error:
+            runtime.warn(f"nobody will be told that the container is ready: {error}")
+            socket = None
     try:
         lifecycle.start(runtime, container_id, container)
     except BaseException:

@@ -113,3 +113,31 @@ def test_a_container_is_ready_when_it_says_so(
 
     assert acknowledge(manager)[0] == b"READY=1\n"
     assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("flags", [[], ["--detach"]], ids=["", "detach"])
+def test_a_manager_that_is_not_there_is_a_warning(
+    pysandbox: Runtime, make_bundle: MakeBundle, tmp_path: Path, flags: list[str]
+) -> None:
+    requires("root")
+    bundle = make_bundle(["true"])
+    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "nobody")}
+    log = tmp_path / "log"
+
+    words = ["--log", log, "run", *flags, "--bundle", bundle, pysandbox.new_id()]
+    done = pysandbox(*words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    assert done.returncode == 0
+    assert "level=warning" in log.read_text()
+    assert f"NOTIFY_SOCKET={tmp_path}/nobody" in log.read_text()
+
+
+def test_a_manager_that_goes_away_does_not_harm_the_container(tmp_path: Path, manager: socket.socket) -> None:
+    (tmp_path / DIRECTORY).mkdir()
+    ours = NotifySocket(str(tmp_path), str(tmp_path / "manager"))
+    manager.close()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as container:
+        container.connect(str(tmp_path / DIRECTORY / "notify.sock"))
+        container.send(b"READY=1")
+
+    ours.relay(os.getpid())
