@@ -554,7 +554,7 @@ def test_v1_running_out_of_memory_is_told_and_so_is_the_end(legacy: CgroupV1, st
     process = start("exec python3 -c 'bytearray(64 << 20)'")
     legacy.add(process.pid)
     go(process)
-    time.sleep(0.1)
+    process.wait(LIMIT)
     legacy.remove()
 
     assert ended.wait(LIMIT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from harness.bundle import Bundle
@@ -21,8 +22,6 @@ def test_the_prober_sees_a_process_that_nothing_protects(compiler: Compiler, pla
     )
     try:
         prober = subprocess.Popen([compiler.program("prober"), stop], stdout=subprocess.PIPE, text=True)
-        import time
-
         time.sleep(0.3)
         stop.touch()
         out, _ = prober.communicate(timeout=30)

@@ -1,4 +1,4 @@
-"""The plan of a container's init: security.md 3.2, which is runc's order, as operations.
+"""The plan of a container's init: what runc does, in runc's order, as operations.
 
 Decisions of this module:
 
@@ -67,7 +67,8 @@ def init_plan(
 
     `spec` is validated; `bundle` is absolute, relative paths start there. `state` is the OCI state document for hooks
     that run inside, `entrances` are the slots of its cgroup. Stops, in order: cgroup, id_maps, time_offsets,
-    net_devices, runtime_created, ready, each only where it is needed. Raises InvalidArgument with the JSON path.
+    net_devices, those of `request_id_map`, runtime_created, ready, each only where it is needed. Raises InvalidArgument
+    with the JSON path.
     """
     if "process" not in spec:
         raise InvalidArgument("process: missing, and a container needs one")

@@ -1,8 +1,8 @@
 """The process: what init and an exec'ed process have in common, on one path (CVE-2022-29162), and the plan of an exec.
 
-The order is security.md 3.2, which is runc's, with one difference: `ready` comes last. When the caller hears it, every
-operation that can fail has been done, so whatever is wrong with the user, the program or the filter is an error of
-`create`, and the caller may record the container and leave.
+The order is runc's, with one difference: `ready` comes last. When the caller hears it, every operation that can fail
+has been done, so whatever is wrong with the user, the program or the filter is an error of `create`, and the caller may
+record the container and leave.
 
 * `parent_death_signal(9)` protects against a caller that dies; it is taken back right before privileges change (which
   would clear it anyway), and from there on the report socket tells the executor.

@@ -142,7 +142,7 @@ class FakeBackend(Backend):
 
     def plan(self, bundle: str, spec: Spec, container_id: str, options: Options) -> Sequence[Mapping[str, Any]]:
         """Say what is spawned."""
-        return [{"name": "spawn", "args": spec["process"]["args"]}]
+        return [{"op": "spawn", "args": spec["process"]["args"]}]
 
     def create(self, request: CreateRequest) -> Container:
         """Spawn the shell."""
