@@ -127,6 +127,13 @@ impl Executor {
                 inside: true,
             } => mounts::open_tree_inside(self, slot, path, *recursive, *follow),
             O::OpenNull { slot } => mounts::open_null(self, slot),
+            O::OpenDevice {
+                slot,
+                path,
+                kind,
+                major,
+                minor,
+            } => mounts::open_device(self, slot, path, kind, (*major, *minor)),
             O::SetAttributes {
                 slot,
                 set,

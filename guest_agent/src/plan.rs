@@ -297,6 +297,7 @@ operations! {
     Dumpable "dumpable" { value: bool }
     OpenTree "open_tree" { slot: Text, path: Text, recursive: bool, follow: bool = true, inside: bool = false }
     OpenNull "open_null" { slot: Text }
+    OpenDevice "open_device" { slot: Text, path: Text, kind: Text, major: u32, minor: u32 }
     SetAttributes "set_attributes" {
         slot: Text, set: u64 = 0, clear: u64 = 0, propagation: u64 = 0, recursive: bool = false,
     }

@@ -505,7 +505,8 @@ pub fn clone(flags: u64) -> Result<Option<i32>> {
 
 /// Which of the two processes a call came back in.
 pub enum Side {
-    Caller,
+    /// The one that called, with the new process's pid.
+    Caller(i32),
     /// The new process, with its pid as the caller's pid namespace has it.
     Sibling(i32),
 }
@@ -529,7 +530,7 @@ pub fn clone_sibling(cgroup: Option<BorrowedFd>) -> Result<Side> {
         ..CloneArgs::default()
     })?;
     if pid != 0 {
-        return Ok(Side::Caller);
+        return Ok(Side::Caller(pid as i32));
     }
     // SAFETY: results: the page is mapped for good, and the kernel wrote it before this process began.
     Ok(Side::Sibling(unsafe { page.read_volatile() }))

@@ -8,7 +8,8 @@ One JSON object in each datagram. From the executor:
 
     {"steps": [[i, name, CLOCK_MONOTONIC in ns], …]}   what has begun since the last; only under "trace": true
     {"stop": name}                                     waits for {"go": true}
-    {"pid": n}                                         after clone, from the new process, before all else it says
+    {"pid": n}                                         after clone, from the new process, before all else it says;
+                                                       and once more from the one that made it
     {"descriptor": name}                               with one SCM_RIGHTS descriptor
     {"listener": n}                                    number of the seccomp descriptor in that process; waits for go
     {"error": {"op", "index", "call", "path", "errno", "text"}}   the last datagram; the process exits with 1
@@ -152,6 +153,8 @@ class Launch:
             error = ExecutorError(**message["error"])
             self.abort()
             raise error
+        if message == {"pid": self.pid}:
+            return self.next(timeout)
         return self._interpret(message, descriptor)
 
     def _receive(self, timeout: float) -> tuple[bytes, int | None]:

@@ -21,7 +21,7 @@ import time
 
 from pysandbox.backend import ContainerRecord, CreateRequest, ExecRequest, LifecycleEvent, Options, Process, Stdio
 from pysandbox.config import Config
-from pysandbox.errors import AlreadyExists, FailedPrecondition, NotFound, SandboxError, Unavailable
+from pysandbox.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, NotFound, SandboxError, Unavailable
 from pysandbox.linux import is_alive, start_time
 from pysandbox.plugins import choose, load_backend, notify
 from pysandbox.record import dataclass, field, replace
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 #: Seconds for a killed init to be gone, as long as runc gives it.
 KILL_LIMIT = 10.0
+#: Seconds that `delete --force` waits for another command before it kills the container.
+FORCE_PATIENCE = 0.5
 
 #: operation → the statuses it is legal in, and what is said in any other.
 TRANSITIONS: dict[str, tuple[frozenset[str], str]] = {
@@ -448,7 +450,7 @@ def delete(runtime: Runtime, container_id: str, *, force: bool = False) -> None:
     The poststop hooks run when it is gone; one that fails is a warning.
     """
     try:
-        with runtime.store.lock(container_id) as directory:
+        with _lock_for_delete(runtime, container_id, force=force) as directory:
             _delete_locked(runtime, directory, force=force)
     except NotFound:
         if not force:
@@ -457,6 +459,20 @@ def delete(runtime: Runtime, container_id: str, *, force: bool = False) -> None:
         if not force:
             raise
         _delete_unreadable(runtime, container_id)
+
+
+def _lock_for_delete(runtime: Runtime, container_id: str, *, force: bool) -> Directory:
+    """Wait for the lock. With `force` what holds it up is ended: a container can stop an exec that is under way.
+
+    The executor is a process in the container then, and root there may send it SIGSTOP. `create` is left to end.
+    """
+    if force:
+        try:
+            return runtime.store.lock(container_id, limit=FORCE_PATIENCE)
+        except DeadlineExceeded:
+            with contextlib.suppress(SandboxError, OSError):
+                kill(runtime, container_id, signal.SIGKILL, everyone=True)
+    return runtime.store.lock(container_id)
 
 
 def _delete_locked(runtime: Runtime, directory: Directory, *, force: bool) -> None:

@@ -96,8 +96,13 @@ def _bind(listener: _socket.socket, directory: str) -> None:
         path = f"/proc/self/fd/{descriptor}/{_NAME}"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        listener.bind(path)
-        os.chmod(path, 0o777)  # noqa: S103 (for whichever user the container's program is)
+        # For whichever user the container's program is. By umask, not chmod(2): a container that may mount can make its
+        # side of the directory writable and put a link to a file of the host in the socket's place.
+        umask = os.umask(0)
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(umask)
     finally:
         os.close(descriptor)
 

@@ -114,7 +114,7 @@ class Store:
         """Open the root directory, made with mode 0700 if missing. It must be ours, and writable for us only."""
         self.path = os.path.abspath(path)
         try:
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            _make_directories(self.path)
             self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise InvalidArgument(f"root directory {self.path}: {error.strerror}") from error
@@ -224,6 +224,15 @@ class Store:
         """Remove a directory of ours with what is in it, following nothing; what is already gone is no error."""
         with contextlib.suppress(FileNotFoundError):
             _remove_tree(name, self.descriptor)
+
+
+def _make_directories(path: str) -> None:
+    """Make a directory, and those above it that are missing, for us alone: a daemon's umask may be 0."""
+    umask = os.umask(0o077)
+    try:
+        os.makedirs(path, exist_ok=True)
+    finally:
+        os.umask(umask)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

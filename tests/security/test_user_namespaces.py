@@ -110,3 +110,18 @@ def test_a_shared_volume_is_shared_inside_and_a_slave_of_the_hosts(
     assert "mounted" in answer.out, answer
     assert "shared:" in answer.out
     assert Path("/proc/self/mountinfo").read_text().count(str(volume)) == before
+
+
+@pytest.mark.parametrize("kind", ["c", "b"])
+def test_a_device_that_is_another_file_on_the_host_is_not_given(
+    runtime: Runtime, mapped: Bundle, place: Path, kind: str
+) -> None:
+    """There mknod(2) is refused, and nodes are binds of the host's: a path alone does not say what is there."""
+    secret = place / "secret"
+    secret.write_text(HOST)
+    mapped.linux["devices"] = [{"path": str(secret), "type": kind, "major": 1, "minor": 3, "fileMode": 0o666}]
+    mapped.script(f"cat {secret}")
+
+    answer = runtime.run(mapped)
+
+    answer.assert_one_clear_line(str(secret), f"{kind} 1:3")

@@ -18,7 +18,7 @@ fn directory_of(executor: &Executor, path: &str) -> Outcome<(OwnedFd, CString)> 
     Ok((directory, name))
 }
 
-fn device_kind(kind: &Text, path: &str) -> Outcome<u32> {
+pub fn device_kind(kind: &Text, path: &str) -> Outcome<u32> {
     match kind.as_str() {
         "c" | "u" => Ok(libc::S_IFCHR),
         "b" => Ok(libc::S_IFBLK),

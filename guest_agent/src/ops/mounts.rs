@@ -2,12 +2,13 @@
 
 use crate::executor::Executor;
 use crate::ops::copy_up;
+use crate::ops::devices::device_kind;
 use crate::ops::namespaces::{mapping_namespace, open_namespace};
 use crate::ops::paths::{self, Links};
 use crate::plan::{IdMap, Make, Operation, Text};
 use crate::report::{Context, Failure, Outcome};
 use crate::sys::{self, Errno, MountAttr};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 pub fn attributes(set: u64, clear: u64, propagation: u64) -> MountAttr {
@@ -38,8 +39,7 @@ pub fn open_tree(
     if !follow {
         refuse_link(tree.as_fd(), path)?;
     }
-    executor.slots.set(slot.as_str(), tree);
-    executor.trees.push(slot.as_str().to_string());
+    keep_tree(executor, slot, tree);
     Ok(())
 }
 
@@ -70,25 +70,41 @@ fn refuse_link(tree: BorrowedFd, path: &Text) -> Outcome {
 }
 
 pub fn open_null(executor: &mut Executor, slot: &Text) -> Outcome {
-    const PATH: &str = "/dev/null";
-    let tree = sys::open_tree(
-        sys::borrow(libc::AT_FDCWD),
-        c"/dev/null",
-        sys::OPEN_TREE_CLONE,
-    )
-    .at("open_tree", PATH)?;
-    let stat = sys::fstat(tree.as_fd()).at("fstat", PATH)?;
-    if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
-        return Err(Failure::new(
-            "fstat",
-            PATH,
-            libc::ENODEV,
-            "is not the null device 1:3",
-        ));
+    let tree = clone_device(c"/dev/null", libc::S_IFCHR, (1, 3))?;
+    keep_tree(executor, slot, tree);
+    Ok(())
+}
+
+pub fn open_device(
+    executor: &mut Executor,
+    slot: &Text,
+    path: &Text,
+    kind: &Text,
+    numbers: (u32, u32),
+) -> Outcome {
+    let kind = device_kind(kind, path.as_str())?;
+    let tree = clone_device(path.as_c(), kind, numbers)?;
+    keep_tree(executor, slot, tree);
+    Ok(())
+}
+
+/// A detached copy of a device node of the host, once it is certain that it is that device.
+fn clone_device(path: &CStr, kind: u32, (major, minor): (u32, u32)) -> Outcome<OwnedFd> {
+    let name = path.to_str().unwrap_or("");
+    let tree = sys::open_tree(sys::borrow(libc::AT_FDCWD), path, sys::OPEN_TREE_CLONE)
+        .at("open_tree", name)?;
+    let stat = sys::fstat(tree.as_fd()).at("fstat", name)?;
+    if stat.st_mode & libc::S_IFMT == kind && stat.st_rdev == libc::makedev(major, minor) {
+        return Ok(tree);
     }
+    let kind = if kind == libc::S_IFBLK { 'b' } else { 'c' };
+    let text = format!("is not the device {kind} {major}:{minor}");
+    Err(Failure::new("fstat", name, libc::ENODEV, text))
+}
+
+fn keep_tree(executor: &mut Executor, slot: &Text, tree: OwnedFd) {
     executor.slots.set(slot.as_str(), tree);
     executor.trees.push(slot.as_str().to_string());
-    Ok(())
 }
 
 pub fn set_attributes(

@@ -39,13 +39,18 @@ pub fn enter_cgroups(executor: &mut Executor, slots: &[Text]) -> Outcome {
 }
 
 /// Go on as a new process: a sibling of this one, which ends. Its pid is the first thing that it reports.
+///
+/// This one reports it, too: in a container that runs, root may stop the new process before it has said a word.
 pub fn clone(executor: &mut Executor, into_cgroup: bool) -> Outcome {
     let cgroup = match into_cgroup {
         true => Some(executor.slots.get("cgroup")?),
         false => None,
     };
     let pid = match sys::clone_sibling(cgroup).at("clone3", "")? {
-        sys::Side::Caller => sys::exit(0),
+        sys::Side::Caller(pid) => {
+            let _ = executor.report.write(&json!({ "pid": pid }));
+            sys::exit(0)
+        }
         sys::Side::Sibling(pid) => pid,
     };
     if executor.report.write(&json!({ "pid": pid })).is_err() {

@@ -58,7 +58,7 @@ def plan_devices(spec: Spec, host: Host, *, user_namespace: bool) -> Steps:
     for number, (path, kind, major, minor, mode, uid, gid) in enumerate(nodes):
         if user_namespace and kind != "p":
             slot = f"device{number}"
-            steps.outer.append(op.open_tree(slot, path, recursive=False))
+            steps.outer.append(op.open_device(slot, path, kind, major, minor))
             steps.inner.append(op.mount_bind(slot, path))
         else:
             steps.inner.append(op.make_device(path, kind, major, minor, mode, uid, gid))

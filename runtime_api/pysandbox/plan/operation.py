@@ -76,6 +76,11 @@ def open_null(slot: str) -> Operation:
     return _operation("open_null", slot=slot)
 
 
+def open_device(slot: str, path: str, kind: str, major: int, minor: int) -> Operation:
+    """Detached bind of a device node of the host (kind c, b), verified to be that device."""
+    return _operation("open_device", slot=slot, path=path, kind=kind, major=major, minor=minor)
+
+
 def set_attributes(
     slot: str,
     *,

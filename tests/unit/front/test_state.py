@@ -251,3 +251,14 @@ def test_listing_leaves_out_what_is_no_container(store: Store) -> None:
     (Path(store.path) / ".new:1").mkdir()
 
     assert list(store.ids()) == ["a", "b"]
+
+
+def test_what_is_missing_above_the_root_directory_is_made_for_us_alone(tmp_path: Path) -> None:
+    """A daemon's umask may be 0, and whoever may write above the root may put another one in its place."""
+    before = os.umask(0)
+    try:
+        Store(str(tmp_path / "missing" / "root"))
+        assert os.umask(0) == 0
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "missing", tmp_path / "missing/root")] == [0o700, 0o700]

@@ -78,7 +78,7 @@ def test_in_a_user_namespace_nodes_are_binds_of_the_host_s(
     add_user_namespace()
     spec["linux"]["devices"] = [{"type": "p", "path": "/run/fifo"}]
     described = plan().describe()
-    opened = described.index("open_tree slot=device0 path=/dev/null")
+    opened = described.index("open_device slot=device0 path=/dev/null kind=c major=1 minor=3")
     assert described[opened + 1] == "set_attributes slot=device0 propagation=MS_SLAVE"
     assert opened < described.index('unshare kinds=["user"]')
     assert "mount_bind slot=device0 destination=/dev/null mode=0755" in described

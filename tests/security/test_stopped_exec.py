@@ -1,0 +1,48 @@
+"""A container that stops whoever enters it holds up nobody but who enters it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from harness.bundle import Bundle
+from harness.runtime import Runtime
+
+STOPPER = "while :; do kill -STOP -1 2>/dev/null; done"
+
+
+@pytest.fixture
+def stopped(runtime: Runtime, bundle: Bundle) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A container and an exec that its root has stopped on the way: the executor is a process in it by then."""
+    container, created = runtime.create(bundle.script(STOPPER))
+    assert created.code == 0, created
+    assert runtime.call("start", container).code == 0
+    for _ in range(20):
+        held = subprocess.Popen(
+            runtime.argv("exec", container, "/bin/true"),
+            env=runtime.environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            held.wait(1)
+        except subprocess.TimeoutExpired:
+            break
+    else:
+        pytest.fail("the container stopped no exec: nothing is tested")
+    with held:
+        yield container, held
+        held.kill()
+
+
+def test_a_container_that_stops_an_exec_can_be_deleted(
+    runtime: Runtime, stopped: tuple[str, subprocess.Popen[bytes]]
+) -> None:
+    """The exec holds the container's lock."""
+    container, held = stopped
+
+    answer = runtime.call("delete", "--force", container)
+
+    assert answer.code == 0, answer
+    assert answer.seconds < 8
+    held.wait(10)
+    assert runtime.call("state", container).code != 0
