@@ -508,7 +508,7 @@ def _end(record: ContainerRecord, container: Container) -> None:
     pause = 0.001
     while init_alive(record):
         if time.monotonic() > deadline:
-            raise Unavailable(f"container {record.id}: container init still running")
+            raise DeadlineExceeded(f"container {record.id}: container init still running")
         time.sleep(pause)
         pause = min(2 * pause, 0.05)
 

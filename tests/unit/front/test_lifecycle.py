@@ -12,10 +12,11 @@ import pytest
 
 from pysandbox import lifecycle
 from pysandbox.backend import Process
-from pysandbox.errors import AlreadyExists, FailedPrecondition, NotFound, SandboxError, Unavailable
+from pysandbox.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, NotFound, SandboxError, Unavailable
 from pysandbox.lifecycle import Runtime, check_transition
 from pysandbox.linux import start_time
 from pysandbox.record import replace
+from pysandbox.testing.fake import FakeContainer
 
 STATUSES = ("creating", "created", "running", "paused", "stopped")
 #: What runc 1.1.5 answers, where it refuses.
@@ -208,6 +209,22 @@ def test_a_damaged_record_stops_everything_but_delete_by_force(front: Runtime, b
 
     assert os.listdir(front.store.path) == []
     container.delete()  # the fake's processes are known by its record alone
+
+
+def test_an_init_that_cannot_be_killed_keeps_its_record(
+    front: Runtime, bundle_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL waits where a process is frozen by somebody else's cgroup: who forgot it could not try again."""
+    container = lifecycle.create(front, "c", bundle_of("sleep", "100"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeContainer, "kill", lambda *_, **__: None)
+        patch.setattr(lifecycle, "KILL_LIMIT", 0.05)
+        with pytest.raises(DeadlineExceeded, match="container init still running"):
+            lifecycle.delete(front, "c", force=True)
+
+    assert lifecycle.state(front, "c").status == "created"
+    assert container.alive()
 
 
 def test_a_link_with_a_containers_name_is_removed_by_force(front: Runtime, tmp_path: Path) -> None:
