@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pysandbox.backend import Container, ContainerRecord, CreateRequest, Features, Options, Problem
     from pysandbox.cgroup.cgroup import Cgroup
     from pysandbox.oci.types import Spec
+    from pysandbox_namespaces.rootmount import RootMount
 
 #: The oldest kernel with every call the executor makes: mount_setattr(2) came last.
 KERNEL_FLOOR = (5, 12)
@@ -61,7 +62,8 @@ class NamespacesBackend(Backend):
         """Take hold of the init that the record names."""
         cgroup = load_cgroup(record.backend_state["cgroup"])
         init = Process(pid=record.pid)
-        return NamespacesContainer(record.id, record.state_dir, init, record.pid_start_time, cgroup)
+        root = _root_mount(record)
+        return NamespacesContainer(record.id, record.state_dir, init, record.pid_start_time, cgroup, root=root)
 
     def destroy(self, record: ContainerRecord) -> None:
         """End init if it is the one we made, and everything in the cgroup, and remove the cgroup."""
@@ -71,6 +73,18 @@ class NamespacesBackend(Backend):
         if cgroup is not None:
             cgroup.kill()
             cgroup.remove()
+        root = _root_mount(record)
+        if root is not None:
+            root.detach()
+
+
+def _root_mount(record: ContainerRecord) -> RootMount | None:
+    """Return the mount that a container without a mount namespace made its own in."""
+    if "root" not in record.backend_state:
+        return None
+    from pysandbox_namespaces.rootmount import RootMount
+
+    return RootMount.load(record.backend_state["root"])
 
 
 def _remembered_cgroup(record: ContainerRecord) -> Cgroup | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pysandbox.cgroup.cgroup import Cgroup
     from pysandbox.oci.types import Resources, Spec
     from pysandbox_namespaces.conversation import Execution
+    from pysandbox_namespaces.rootmount import RootMount
 
 #: The FIFO in the state directory. `create` opens it read-write for init, so it has a reader as long as init lives.
 START_FIFO = "exec.fifo"
@@ -37,6 +38,7 @@ class NamespacesContainer(Container):
         started: int,
         cgroup: Cgroup,
         execution: Execution | None = None,
+        root: RootMount | None = None,
     ) -> None:
         self.id = container_id
         self.init = init
@@ -44,6 +46,7 @@ class NamespacesContainer(Container):
         self._started = started
         self._cgroup = cgroup
         self._execution = execution  # only in the process that created the container
+        self._root = root  # only of a container without a mount namespace
         self._execs: dict[str, tuple[int, int]] = {}  # exec id → pid, start time
 
     def start(self) -> None:
@@ -101,6 +104,8 @@ class NamespacesContainer(Container):
         self._cgroup.kill()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.init.pid, os.WNOHANG)
+        if self._root is not None:
+            self._root.detach()
         self._cgroup.remove()
 
     def pause(self) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pysandbox.oci.types import Spec
     from pysandbox.plan.plan import Plan
     from pysandbox_namespaces.conversation import Answer
+    from pysandbox_namespaces.rootmount import RootMount
 
 
 def create(request: CreateRequest) -> NamespacesContainer:
@@ -33,10 +34,14 @@ def create(request: CreateRequest) -> NamespacesContainer:
     cgroup = open_spec_cgroup(request.spec, request.id, request.options)
     preserved = len(request.stdio.preserved)
     plan = plan_init(request.bundle, request.spec, request.id, request.options, cgroup, request.state, preserved)
-    request.remember({"cgroup": cgroup.saved()})
+    root = _root_mount(request)
+    request.remember({"cgroup": cgroup.saved(), **({"root": root.saved()} if root is not None else {})})
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as held:
         _make_cgroup(request, cgroup)
         undo.callback(cgroup.remove)
+        if root is not None:
+            undo.callback(root.detach)
+            root.attach()
         slots = {
             "start": _make_start_fifo(held, request.state_dir),
             **hold_entrances(held, entrances(cgroup, request.spec)),
@@ -49,13 +54,23 @@ def create(request: CreateRequest) -> NamespacesContainer:
             raise in_runcs_words(error, request.spec["process"]["args"][0], request.spec) from error
         undo.pop_all()
     execution = Execution(launch, patience(request.spec, "startContainer"), request.options.trace)
-    return NamespacesContainer(request.id, request.state_dir, init, start_time(init.pid) or 0, cgroup, execution)
+    return NamespacesContainer(request.id, request.state_dir, init, start_time(init.pid) or 0, cgroup, execution, root)
 
 
 def open_spec_cgroup(spec: Spec, container_id: str, options: Options) -> Cgroup:
     """Decide where the container's cgroup is, without making it."""
     path = (spec.get("linux") or {}).get("cgroupsPath") or ""
     return open_cgroup(path, container_id, systemd=options.systemd_cgroup)
+
+
+def _root_mount(request: CreateRequest) -> RootMount | None:
+    """Return the mount that a container without a mount namespace makes its own in, if it makes any."""
+    namespaces = (request.spec.get("linux") or {}).get("namespaces") or ()
+    if not request.spec.get("mounts") or any(namespace["type"] == "mount" for namespace in namespaces):
+        return None
+    from pysandbox_namespaces.rootmount import RootMount
+
+    return RootMount.plan(os.path.join(request.bundle, request.spec["root"]["path"]))
 
 
 def _make_cgroup(request: CreateRequest, cgroup: Cgroup) -> None:

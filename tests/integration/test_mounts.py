@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from precondition import requires
-from runtime import MakeBundle, Runtime
+from runtime import MakeBundle, Runtime, eventually
 
 pytestmark = pytest.mark.usefixtures("leaks")
 
@@ -62,3 +63,100 @@ def test_a_source_in_the_rootfs_shows_the_mounts_made_before_it(
         (tmp_path / "closed").chmod(0o700)
 
     assert pysandbox.ok("run", "--bundle", bundle, pysandbox.new_id()) == "of the volume\n"
+
+
+# -- without a mount namespace: the mounts are the host's ----------------------------------------------------------------
+
+
+def without_mount_namespace(spec: dict[str, Any]) -> None:
+    """Leave the container in the host's mount namespace, which nothing may mask."""
+    spec["linux"]["namespaces"] = [each for each in spec["linux"]["namespaces"] if each["type"] != "mount"]
+    spec["linux"].update(maskedPaths=[], readonlyPaths=[])
+
+
+def mounts_below(path: Path) -> list[str]:
+    """Where this process sees mounts at or below a path."""
+    points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return [point for point in points if (point + "/").startswith(f"{path}/")]
+
+
+def test_mounts_of_the_hosts_namespace_go_with_the_container(pysandbox: Runtime, make_bundle: MakeBundle) -> None:
+    requires("root")
+    bundle = make_bundle(["sleep", "1000"], without_mount_namespace)
+
+    container_id = pysandbox.run_detached(bundle)
+    while_running = mounts_below(bundle)
+    pysandbox.ok("delete", "--force", container_id)
+
+    assert str(bundle / "rootfs/proc") in while_running
+    assert mounts_below(bundle) == []
+
+
+def test_a_program_without_a_mount_namespace_sees_its_mounts(pysandbox: Runtime, make_bundle: MakeBundle) -> None:
+    requires("root")
+    bundle = make_bundle(["sh", "-c", "readlink /proc/self/exe && test -c /dev/null"], without_mount_namespace)
+
+    assert pysandbox.ok("run", "--bundle", bundle, pysandbox.new_id()) == "/bin/busybox\n"
+    assert mounts_below(bundle) == []
+
+
+def test_a_refused_create_leaves_no_mount_of_the_hosts(pysandbox: Runtime, make_bundle: MakeBundle) -> None:
+    requires("root")
+
+    def spoil(spec: dict[str, Any]) -> None:
+        without_mount_namespace(spec)
+        spec["mounts"].append(bind("/nowhere/at/all", "/x"))
+
+    done = pysandbox("run", "--bundle", make_bundle(["true"], spoil), pysandbox.new_id())
+
+    assert done.returncode == 1
+    assert mounts_below(pysandbox.root.parent) == []
+
+
+def test_a_mount_that_was_at_the_rootfs_before_stays(pysandbox: Runtime, make_bundle: MakeBundle) -> None:
+    requires("root")
+    bundle = make_bundle(["true"], without_mount_namespace)
+    rootfs = str(bundle / "rootfs")
+    subprocess.run(["mount", "--bind", rootfs, rootfs], check=True)
+    try:
+        pysandbox.ok("run", "--bundle", bundle, pysandbox.new_id())
+
+        assert mounts_below(bundle) == [rootfs]
+    finally:
+        subprocess.run(["umount", rootfs], check=True)
+
+
+def test_a_create_that_was_killed_leaves_no_mount_once_it_is_deleted(
+    pysandbox: Runtime, make_bundle: MakeBundle
+) -> None:
+    requires("root")
+
+    def hold(spec: dict[str, Any]) -> None:
+        without_mount_namespace(spec)
+        spec["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "3"]}]}
+
+    bundle = make_bundle(["true"], hold)
+    container_id = pysandbox.new_id()
+    with subprocess.Popen(pysandbox.argv("create", "--bundle", bundle, container_id)) as creating:
+        eventually(lambda: str(bundle / "rootfs/proc") in mounts_below(bundle), "procfs is mounted")
+        creating.kill()
+
+    pysandbox("delete", "--force", container_id)
+
+    assert mounts_below(bundle) == []
+
+
+def test_the_hosts_root_is_mounted_on_by_nobody(pysandbox: Runtime, make_bundle: MakeBundle) -> None:
+    requires("root")
+
+    def take_the_host(spec: dict[str, Any]) -> None:
+        without_mount_namespace(spec)
+        spec["root"]["path"] = "/"
+
+    before = mounts_below(Path("/proc"))
+
+    done = pysandbox("run", "--bundle", make_bundle(["true"], take_the_host), pysandbox.new_id())
+
+    assert done.returncode == 1
+    assert "without a mount namespace they would be mounts of the host" in done.stderr
+    assert mounts_below(Path("/proc")) == before

@@ -54,7 +54,7 @@ def sub_cgroups(paths: Mapping[str, str], below: str | Mapping[str, str] | None)
     for controller, path in paths.items():
         inner = wanted.get(controller, everywhere)
         if ".." in inner.split("/") or "\0" in inner:
-            raise InvalidArgument(f"bad sub cgroup path: {inner}")
+            raise InvalidArgument(f"bad sub cgroup path: {inner} is not a sub cgroup path")
         parts = [part for part in inner.split("/") if part not in ("", ".")]
         place = os.path.join(path, *parts)
         if parts and not directory.exists(place, "cgroup.procs"):

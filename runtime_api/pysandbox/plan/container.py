@@ -6,7 +6,8 @@ Decisions of this module:
   anything in it reaches nobody. What `linux.rootfsPropagation` says is given to the clones of bind mounts first and to
   the container's root at the end, after `pivot_root`, which refuses a shared one.
 * The working directory is made right after the root changes, before it becomes read-only.
-* Masked and read-only paths without a mount namespace of the container would change the host: refused, as mounts are.
+* Masked and read-only paths without a mount namespace of the container would change the host: refused. Its mounts are
+  made in the host's, below the rootfs; whoever makes the container takes them away with it.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def init_plan(
     process = spec["process"]
     linux = spec.get("linux") or {}
     namespaces = read_namespaces(linux)
-    _check_mount_namespace(spec, linux, namespaces)
+    _check_mount_namespace(linux, namespaces)
     warnings: list[str] = []
     debug: list[str] = []
     propagation = _root_propagation(linux, options)
@@ -126,14 +127,12 @@ def init_plan(
     )
 
 
-def _check_mount_namespace(spec: Spec, linux: Linux, namespaces: Namespaces) -> None:
+def _check_mount_namespace(linux: Linux, namespaces: Namespaces) -> None:
     if namespaces.has("mount"):
         return
     if linux.get("maskedPaths") or linux.get("readonlyPaths"):
         where = "maskedPaths" if linux.get("maskedPaths") else "readonlyPaths"
         raise InvalidArgument(f"linux.{where}: unable to restrict sys entries without a private MNT namespace")
-    if spec.get("mounts"):
-        raise InvalidArgument("mounts: without a mount namespace they would be mounts of the host")
 
 
 def _root_propagation(linux: Linux, options: Options) -> int:
