@@ -88,7 +88,6 @@ class ExecRequest:
     process: ProcessSpec
     stdio: Stdio
     cgroup: Mapping[str, str] | None = None  # controller ("": all others) → existing cgroup below the container's
-    ignore_paused: bool = False
     state: Mapping[str, Any] = field(default_factory=dict)  # the container's OCI state, for a seccomp listener
     options: Options = field(default_factory=Options)
 

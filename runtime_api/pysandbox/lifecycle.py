@@ -365,7 +365,7 @@ def start(runtime: Runtime, container_id: str, created: Container | None = None)
 def exec_(
     runtime: Runtime,
     container_id: str,
-    process: ProcessSpec | Callable[[Mapping[str, Any]], ProcessSpec],
+    process: ProcessSpec,
     *,
     exec_id: str,
     stdio: Stdio | None = None,
@@ -374,19 +374,14 @@ def exec_(
     options: Options | None = None,
     deliver: Callable[[Process], None] | None = None,
 ) -> tuple[Container, Process]:
-    """Start one more process in a container. `process` may be a function that makes it from the container's spec.
-
-    When `deliver` fails the process is killed again.
-    """
-    with _shared(runtime, container_id, ignore_paused=ignore_paused) as (directory, record, container):
-        complete = process(directory.read_spec()) if callable(process) else process
+    """Start one more process in a container. When `deliver` fails it is killed again."""
+    with _shared(runtime, container_id, ignore_paused=ignore_paused) as (record, container):
         started = container.exec(
             ExecRequest(
                 exec_id=exec_id,
-                process=complete,
+                process=process,
                 stdio=stdio or Stdio(),
                 cgroup=cgroup,
-                ignore_paused=ignore_paused,
                 state=state_document(record, "running", record.pid),
                 options=options or Options(),
             )
@@ -403,9 +398,7 @@ def exec_(
 
 
 @contextlib.contextmanager
-def _shared(
-    runtime: Runtime, container_id: str, *, ignore_paused: bool
-) -> Iterator[tuple[Directory, ContainerRecord, Container]]:
+def _shared(runtime: Runtime, container_id: str, *, ignore_paused: bool) -> Iterator[tuple[ContainerRecord, Container]]:
     with runtime.store.lock(container_id, shared=True) as directory:
         record = directory.read()
         container = _load(runtime, record)
@@ -414,7 +407,7 @@ def _shared(
             directory.unlock()  # the process waits, frozen, for a `resume`, which needs the lock
         else:
             check_transition("exec", status, container_id)
-        yield directory, record, container
+        yield record, container
 
 
 def kill(runtime: Runtime, container_id: str, number: int, *, everyone: bool = False) -> None:

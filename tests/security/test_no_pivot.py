@@ -31,7 +31,11 @@ def on_a_host_with(place: Path) -> list[str]:
 
 def test_the_attack_works_where_a_procfs_is_visible(tmp_path: Path) -> None:
     done = subprocess.run(
-        [*on_a_host_with(tmp_path / "proc"), "busybox", *ATTACK], capture_output=True, text=True, timeout=30, check=False
+        [*on_a_host_with(tmp_path / "proc"), "busybox", *ATTACK],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     if done.returncode:
         pytest.skip(f"requires a host with a visible procfs: {done.stderr.strip()}")

@@ -152,6 +152,10 @@ def write_pid_file(path: str, pid: int) -> None:
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    with open(descriptor, "wb", buffering=0) as file:
-        file.write(str(pid).encode())
-    os.rename(temporary, path)
+    try:
+        with open(descriptor, "wb", buffering=0) as file:
+            file.write(str(pid).encode())
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pysandbox.cli.invocation import Invocation
+    from pysandbox.lifecycle import Runtime
     from pysandbox.oci.types import Process as ProcessSpec
 
 COMMAND = Command(
@@ -89,7 +90,7 @@ def _sub_cgroups(given: list[str]) -> dict[str, str] | None:
     return {controller: path for text in given for controller, path in parse_below(text).items()}
 
 
-def _spec(runtime: Any, container_id: str) -> Mapping[str, Any]:
+def _spec(runtime: Runtime, container_id: str) -> Mapping[str, Any]:
     with runtime.store.open(container_id) as directory:
         spec: Mapping[str, Any] = directory.read_spec()
     return spec

@@ -351,9 +351,7 @@ def console(
 
     `plain_newlines` clears ONLCR.
     """
-    return _operation(
-        "console", width=width, height=height, bind=bind, uid=uid, gid=gid, plain_newlines=plain_newlines
-    )
+    return _operation("console", width=width, height=height, bind=bind, uid=uid, gid=gid, plain_newlines=plain_newlines)
 
 
 def own_stdio(uid: int) -> Operation:

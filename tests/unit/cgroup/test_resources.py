@@ -179,7 +179,10 @@ def test_v2_refuses(resources: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize(
     ("resources", "text"),
     [
-        ({"unified": {"memory.high": "1"}}, "linux.resources.unified: invalid configuration: cannot use unified resources on cgroup v1"),
+        (
+            {"unified": {"memory.high": "1"}},
+            "linux.resources.unified: invalid configuration: cannot use unified resources on cgroup v1",
+        ),
         ({"cpu": {"shares": 262145}}, "the maximum allowed cpu-shares is 262144"),
         ({"cpu": {"shares": 1}}, "the minimum allowed cpu-shares is 2"),
         ({"memory": {"swappiness": 101}}, "linux.resources.memory.swappiness: invalid value: 101"),

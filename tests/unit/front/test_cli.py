@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from runtime import Runtime
 
+from pysandbox.cli.creation import write_pid_file
 from pysandbox.cli.events import duration
 from pysandbox.cli.update import byte_count, without_unset
 from pysandbox.errors import InvalidArgument
@@ -417,3 +418,12 @@ def test_a_limit_of_no_processes_is_a_limit() -> None:
 def test_lifting_the_memory_limit_lifts_that_on_swap() -> None:
     assert without_unset({"memory": {"limit": -1}}) == {"memory": {"swap": -1, "limit": -1}}
     assert without_unset({"memory": {"limit": -1, "swap": 7}}) == {"memory": {"swap": 7, "limit": -1}}
+
+
+def test_a_pid_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "pid").mkdir()
+
+    with pytest.raises(IsADirectoryError):
+        write_pid_file(str(tmp_path / "pid"), 7)
+
+    assert os.listdir(tmp_path) == ["pid"]
