@@ -25,7 +25,7 @@ from pysandbox.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition
 from pysandbox.linux import is_alive, start_time
 from pysandbox.plugins import choose, load_backend, notify
 from pysandbox.record import dataclass, field, replace
-from pysandbox.state import check_id
+from pysandbox.state import DamagedRecord, check_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _load(runtime: Runtime, record: ContainerRecord) -> Container:
     try:
         return backend.load(record)
     except (LookupError, TypeError, ValueError) as error:
-        raise Unavailable(f"{record.state_dir}/state.json: is damaged: backend_state: {error!r}") from error
+        raise DamagedRecord(f"{record.state_dir}/state.json: is damaged: backend_state: {error!r}") from error
 
 
 def _status(record: ContainerRecord, container: Container) -> str:
@@ -448,7 +448,7 @@ def delete(runtime: Runtime, container_id: str, *, force: bool = False) -> None:
     except NotFound:
         if not force:
             raise
-    except Unavailable:
+    except DamagedRecord:
         if not force:
             raise
         _delete_unreadable(runtime, container_id)
@@ -534,9 +534,10 @@ def _delete_unreadable(runtime: Runtime, container_id: str) -> None:
     if directory is None:
         runtime.store.remove_entry(container_id)  # not a directory at all
         return
+    backend = load_backend(name, runtime.config)
     with directory:
         try:
-            load_backend(name, runtime.config).destroy(record)
+            backend.destroy(record)
         except (SandboxError, OSError) as error:
             runtime.warn(f"container {container_id}: {error}")
         directory.remove()

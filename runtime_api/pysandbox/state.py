@@ -55,6 +55,10 @@ def check_id(container_id: str) -> None:
         raise InvalidArgument(f"invalid container ID format: {container_id!r}")
 
 
+class DamagedRecord(Unavailable):
+    """What the state directory holds of a container cannot be trusted, or not be read."""
+
+
 class Directory:
     """A container's directory, held by a descriptor and (unless `shared` or unlocked) to the exclusion of others."""
 
@@ -83,10 +87,10 @@ class Directory:
         fcntl.flock(self.descriptor, fcntl.LOCK_UN)
 
     def read(self) -> ContainerRecord:
-        """Return the record. Raises Unavailable, naming the file and what is wrong with it, if it cannot be trusted."""
+        """Return the record. Raises DamagedRecord, naming the file and what is wrong with it."""
         record = _parse_record(_read_file(self.descriptor, "state.json", self.path), f"{self.path}/state.json")
         if record.id != self.id:
-            raise Unavailable(f"{self.path}/state.json: is the record of another container: {record.id!r}")
+            raise DamagedRecord(f"{self.path}/state.json: is the record of another container: {record.id!r}")
         return record
 
     def write(self, record: ContainerRecord) -> None:
@@ -161,7 +165,7 @@ class Store:
         except FileNotFoundError:
             raise NotFound("container does not exist") from None
         except OSError as error:
-            raise Unavailable(f"{self.path}/{container_id}: {error.strerror}") from error
+            raise DamagedRecord(f"{self.path}/{container_id}: {error.strerror}") from error
         return Directory(self, container_id, descriptor)
 
     def lock(self, container_id: str, *, shared: bool = False, limit: float | None = None) -> Directory:
@@ -262,13 +266,13 @@ def _read_file(directory: int, name: str, where: str) -> bytes:
         descriptor = os.open(name, _FILE, dir_fd=directory)
     except OSError as error:
         text = "is a symbolic link" if error.errno == errno.ELOOP else str(error.strerror)
-        raise Unavailable(f"{where}/{name}: {text}") from error
+        raise DamagedRecord(f"{where}/{name}: {text}") from error
     try:
         status = os.fstat(descriptor)
         if status.st_mode & 0o170000 != 0o100000:
-            raise Unavailable(f"{where}/{name}: is not a regular file")
+            raise DamagedRecord(f"{where}/{name}: is not a regular file")
         if status.st_size > RECORD_LIMIT:
-            raise Unavailable(f"{where}/{name}: {status.st_size} bytes are too many: at most {RECORD_LIMIT}")
+            raise DamagedRecord(f"{where}/{name}: {status.st_size} bytes are too many: at most {RECORD_LIMIT}")
         with open(descriptor, "rb", buffering=0, closefd=False) as file:
             return file.read(RECORD_LIMIT)
     finally:
@@ -309,7 +313,7 @@ def _parse_json(text: bytes, what: str) -> Any:
     try:
         return json.loads(text.decode())
     except (ValueError, RecursionError) as error:
-        raise Unavailable(f"{what}: is damaged: {error}") from error
+        raise DamagedRecord(f"{what}: is damaged: {error}") from error
 
 
 _KINDS = {"pid": int, "pid_start_time": int, "annotations": dict, "backend_state": dict}
@@ -318,18 +322,20 @@ _KINDS = {"pid": int, "pid_start_time": int, "annotations": dict, "backend_state
 def _parse_record(text: bytes, what: str) -> ContainerRecord:
     document = _parse_json(text, what)
     if not isinstance(document, dict):
-        raise Unavailable(f"{what}: is damaged: not an object")
+        raise DamagedRecord(f"{what}: is damaged: not an object")
     if document.get("version") != STATE_VERSION:
-        raise Unavailable(f"{what}: has version {document.get('version')!r}, this is version {STATE_VERSION}")
+        raise DamagedRecord(f"{what}: has version {document.get('version')!r}, this is version {STATE_VERSION}")
     values: dict[str, Any] = {}
     for field in fields(ContainerRecord):
         kind = _KINDS.get(field.name, str)
         value = document.get(field.name)
         if type(value) is not kind:
-            raise Unavailable(f"{what}: is damaged: {field.name} should be {kind.__name__}, is {type(value).__name__}")
+            raise DamagedRecord(
+                f"{what}: is damaged: {field.name} should be {kind.__name__}, is {type(value).__name__}"
+            )
         values[field.name] = value
     if values["status"] not in STATUSES or not 0 <= values["pid"] < 2**22 + 1:
-        raise Unavailable(f"{what}: is damaged: status {values['status']!r}, pid {values['pid']}")
+        raise DamagedRecord(f"{what}: is damaged: status {values['status']!r}, pid {values['pid']}")
     if not all(isinstance(text, str) for text in values["annotations"].values()):
-        raise Unavailable(f"{what}: is damaged: annotations should be strings")
+        raise DamagedRecord(f"{what}: is damaged: annotations should be strings")
     return ContainerRecord(**values)

@@ -211,6 +211,29 @@ def test_a_damaged_record_stops_everything_but_delete_by_force(front: Runtime, b
     container.delete()  # the fake's processes are known by its record alone
 
 
+def test_a_backend_that_does_not_load_keeps_the_record(
+    front: Runtime, bundle_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who forgot the container could not end its processes any more, once the backend loads again."""
+    container = lifecycle.create(front, "c", bundle_of("sleep", "100"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lifecycle, "load_backend", _not_installed)
+        with pytest.raises(Unavailable, match="not installed"):
+            lifecycle.delete(front, "c", force=True)
+        Path(front.store.path, "c", "state.json").write_text("{")
+        with pytest.raises(Unavailable, match="not installed"):
+            lifecycle.delete(front, "c", force=True)
+
+    assert os.listdir(front.store.path) == ["c"]
+    lifecycle.delete(front, "c", force=True)
+    container.delete()
+
+
+def _not_installed(name: str, *_: object) -> None:
+    raise Unavailable(f"backend {name!r}: not installed")
+
+
 def test_an_init_that_cannot_be_killed_keeps_its_record(
     front: Runtime, bundle_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
