@@ -517,8 +517,9 @@ def _spec_or_nothing(runtime: Runtime, directory: Directory) -> Mapping[str, Any
 
 def _delete_unreadable(runtime: Runtime, container_id: str) -> None:
     """Remove a container whose record cannot be read: what its backend can find by the id alone, and the directory."""
-    directory = runtime.store.try_lock(container_id)
     name = choose(runtime.config, runtime.backend, {})
+    backend = load_backend(name, runtime.config)
+    directory = runtime.store.try_lock(container_id)
     record = ContainerRecord(
         id=container_id,
         backend=name,
@@ -534,7 +535,6 @@ def _delete_unreadable(runtime: Runtime, container_id: str) -> None:
     if directory is None:
         runtime.store.remove_entry(container_id)  # not a directory at all
         return
-    backend = load_backend(name, runtime.config)
     with directory:
         try:
             backend.destroy(record)
