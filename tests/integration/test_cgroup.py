@@ -512,6 +512,26 @@ def test_hybrid_huge_pages_are_limited_where_their_controller_is(legacy: CgroupV
     assert directory.read(legacy.paths()[""], "hugetlb.2MB.max").strip() == str(4 * MIB)
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_controllers_are_handed_down_through_what_somebody_else_made(version: int, name: str) -> None:
+    requires("cgroup v2 hugetlb")
+    top = f"{cgroup2_mount()}/{name}"
+    os.makedirs(f"{top}/inner")
+    assert directory.read(f"{top}/inner", "cgroup.controllers").strip() == ""
+    cgroup = CgroupV2(f"{top}/inner/c", name) if version == 2 else open_cgroup(f"/{name}/inner/c", name)
+    if "hugetlb" in cgroup.paths():
+        pytest.skip("hugetlb is on v1 here")
+
+    try:
+        cgroup.create({"hugepageLimits": [{"pageSize": "2MB", "limit": 4 * MIB}]})
+
+        assert directory.read(f"{top}/inner/c", "hugetlb.2MB.max").strip() == str(4 * MIB)
+    finally:
+        tear_down(cgroup)
+        for path in {os.path.dirname(os.path.dirname(path)) for path in (*cgroup.paths().values(), f"{top}/inner/c")}:
+            directory.remove_tree(path)
+
+
 def test_unified_resources_are_refused_on_v1(legacy: CgroupV1) -> None:
     with pytest.raises(InvalidArgument, match=r"^linux\.resources\.unified: "):
         legacy.create({"unified": {"memory.high": "1"}})

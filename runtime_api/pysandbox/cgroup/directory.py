@@ -73,6 +73,20 @@ def exists(path: str, name: str = "") -> bool:
     return os.path.exists(os.path.join(path, name) if name else path)
 
 
+def controllers_above(path: str) -> set[str]:
+    """Return the controllers that a cgroup2 directory, there or not yet there, can have: those of the highest level.
+
+    They can be handed down from there: a level that somebody made between offers none before that.
+    """
+    highest = ""
+    above = os.path.dirname(path)
+    while above != "/" and (not highest or exists(above, "cgroup.controllers")):
+        if highest or exists(above, "cgroup.controllers"):
+            highest = above
+        above = os.path.dirname(above)
+    return set(read(highest, "cgroup.controllers").split()) if highest else set()
+
+
 def make(path: str) -> list[str]:
     """Make a directory and those above it that are missing; return what was made, outermost first."""
     missing = [path]

@@ -145,10 +145,7 @@ class CgroupV1(Cgroup):
         """Return the controllers that only the cgroup2 tree of a hybrid host has."""
         if "" not in self._paths:
             return set()
-        above = os.path.dirname(self._paths[""])
-        while not directory.exists(above):
-            above = os.path.dirname(above)
-        offered = directory.read_or(above, "cgroup.controllers", "").split()
+        offered = directory.controllers_above(self._paths[""])
         return {controller for controller in _UNIFIED_TOO if controller not in self._paths and controller in offered}
 
     def _unified_writes(self, resources: Resources) -> list[Write]:

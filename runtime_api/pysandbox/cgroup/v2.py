@@ -62,7 +62,7 @@ class CgroupV2(Cgroup):
     def check(self, resources: Resources) -> None:
         """Refuse what cannot be given on this host, before anything is made."""
         device_policy(resources.get("devices") or ())
-        check_controllers(v2_writes(resources, Knobs()), {*_BUILT_IN, *available_controllers(self._path)})
+        check_controllers(v2_writes(resources, Knobs()), {*_BUILT_IN, *directory.controllers_above(self._path)})
 
     def adopt(self, resources: Resources) -> None:
         """Go on from a directory that systemd, or `create`, made for this container."""
@@ -204,16 +204,6 @@ class _Everywhere(dict[str, str]):
 
     def get(self, key: str, default: Any = None) -> Any:
         return self._path
-
-
-def available_controllers(path: str) -> set[str]:
-    """Return the controllers that a directory, there or not yet there, can have: those of its nearest parent."""
-    above = os.path.dirname(path)
-    while not directory.exists(above, "cgroup.controllers"):
-        above = os.path.dirname(above)
-        if above == "/":
-            return set()
-    return set(directory.read(above, "cgroup.controllers").split())
 
 
 def enable_controllers(path: str, needed: Iterable[str]) -> None:
