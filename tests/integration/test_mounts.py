@@ -65,6 +65,26 @@ def test_a_source_in_the_rootfs_shows_the_mounts_made_before_it(
     assert pysandbox.ok("run", "--bundle", bundle, pysandbox.new_id()) == "of the volume\n"
 
 
+def test_src_nofollow_refuses_a_link_at_the_end_of_a_source_only(pysandbox: Runtime, make_bundle: MakeBundle) -> None:
+    requires("root")
+
+    def add_mount(spec: dict[str, Any]) -> None:
+        spec["mounts"].append(bind("rootfs/link/inner", "/last", "bind", "src-nofollow"))
+
+    bundle = make_bundle(["cat", "/last/file"], add_mount)
+    inner = bundle / "rootfs/real/inner"
+    inner.mkdir(parents=True)
+    (inner / "file").write_text("of the directory\n")
+    (bundle / "rootfs/link").symlink_to("real")
+
+    assert pysandbox.ok("run", "--bundle", bundle, pysandbox.new_id()) == "of the directory\n"
+
+    inner.rename(bundle / "rootfs/real/moved")
+    inner.symlink_to("moved")
+
+    assert "too many levels of symbolic links" in pysandbox("run", "--bundle", bundle, pysandbox.new_id()).stderr
+
+
 # -- without a mount namespace: the mounts are the host's ----------------------------------------------------------------
 
 

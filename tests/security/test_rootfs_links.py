@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness.bundle import Bundle
-from harness.host import Canary, mounts
+from harness.host import CONTENT, Canary, mounts
 from harness.runtime import Runtime
 
 RACES = int(os.environ.get("PYSANDBOX_ATTACK_RACES", "25"))
@@ -122,6 +122,29 @@ def test_files_of_an_image_that_are_links_to_the_host_are_not_written_through(
     runtime.run(bundle)
 
     canary.assert_unchanged()
+
+
+def read_through_a_source_that_is_a_link(runtime: Runtime, bundle: Bundle, canary: Canary) -> None:
+    """A directory of the image is bound to another place in it: the image put a link to the host there."""
+    (bundle.rootfs / "data").symlink_to(canary.path)
+    bundle.bind(bundle.rootfs / "data", "/mnt")
+    bundle.script("cat /mnt/host-only")
+
+    answer = runtime.run(bundle)
+
+    assert CONTENT not in answer.out, answer
+
+
+def test_a_source_in_the_rootfs_that_is_a_link_does_not_lead_to_the_host(
+    runtime: Runtime, bundle: Bundle, canary: Canary
+) -> None:
+    read_through_a_source_that_is_a_link(runtime, bundle, canary)
+
+
+def test_a_source_in_the_rootfs_that_is_a_link_fails_on_runc_1_1_5(
+    runc: Runtime, succeeds: Callable[..., None]
+) -> None:
+    succeeds(read_through_a_source_that_is_a_link, runc)
 
 
 @pytest.mark.parametrize(

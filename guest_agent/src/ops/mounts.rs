@@ -52,8 +52,15 @@ pub fn open_tree_inside(
     follow: bool,
 ) -> Outcome {
     let root = executor.slots.get("root")?;
-    let source =
-        paths::resolve(root, path.as_str(), Links::of(follow)).at("openat2", path.as_str())?;
+    let source = if follow {
+        paths::resolve(root, path.as_str(), Links::Follow)
+    } else {
+        paths::resolve_itself(root, path.as_str())
+    };
+    let source = source.at("openat2", path.as_str())?;
+    if !follow {
+        refuse_link(source.as_fd(), path)?;
+    }
     let recursive = if recursive { sys::AT_RECURSIVE } else { 0 };
     let flags = sys::OPEN_TREE_CLONE | sys::AT_EMPTY_PATH | recursive;
     let tree = sys::open_tree(source.as_fd(), c"", flags).at("open_tree", path.as_str())?;

@@ -46,6 +46,13 @@ pub fn resolve(root: BorrowedFd, path: &str, links: Links) -> sys::Result<OwnedF
     sys::openat2(root, &c_string(below), libc::O_PATH, links.resolve_flags())
 }
 
+/// Find what a path names itself: a link at its end is not followed, but opened.
+pub fn resolve_itself(root: BorrowedFd, path: &str) -> sys::Result<OwnedFd> {
+    let below = c_string(path.trim_start_matches('/'));
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    sys::openat2(root, &below, flags, Links::Follow.resolve_flags())
+}
+
 /// Find a destination, or None where it is missing.
 pub fn resolve_existing(root: BorrowedFd, path: &str) -> Outcome<Option<OwnedFd>> {
     match resolve(root, path, Links::Follow) {

@@ -150,6 +150,9 @@ def _warnings(spec: Spec) -> Iterator[tuple[list[str | int], str]]:
         if not mount["destination"].startswith("/"):
             yield ["mounts", index, "destination"], "relative destination path is deprecated, using it as relative to /"
     linux = spec.get("linux", {})
+    for index, rule in enumerate(linux.get("resources", {}).get("devices", ())):
+        if rule["access"].strip("rwm"):
+            yield ["linux", "resources", "devices", index, "access"], "letters other than r, w and m are ignored"
     if linux.get("uidMappings") and any(n["type"] == "user" and n.get("path") for n in linux.get("namespaces", ())):
         yield ["linux", "uidMappings"], "ignored: the user namespace is joined by path and has mappings already"
     for path in OTHER_PLATFORMS:

@@ -200,9 +200,11 @@ def test_what_is_said_in_vain_is_a_warning() -> None:
     spec = full_spec()
     put(spec, "mounts[0].destination", "proc")
     spec["linux"]["namespaces"][5]["path"] = "/proc/1/ns/user"
+    put(spec, "linux.resources.devices[1].access", "rwa")
 
     assert warnings(spec) == [  # type: ignore[arg-type]
         "mounts[0].destination: relative destination path is deprecated, using it as relative to /",
+        "linux.resources.devices[1].access: letters other than r, w and m are ignored",
         "linux.uidMappings: ignored: the user namespace is joined by path and has mappings already",
         "process.user.username: ignored: of another platform",
     ]
