@@ -366,9 +366,7 @@ def test_a_spec_without_a_process_is_refused(spec: dict[str, Any], plan: Planner
         (["maskedPaths"], "linux.readonlyPaths: unable to restrict sys entries"),
     ],
 )
-def test_nothing_of_the_host_is_masked(
-    spec: dict[str, Any], plan: Planner, remove: list[str], message: str
-) -> None:
+def test_nothing_of_the_host_is_masked(spec: dict[str, Any], plan: Planner, remove: list[str], message: str) -> None:
     spec["linux"]["namespaces"] = [{"type": "pid"}, {"type": "uts"}]
     for name in remove:
         del spec["linux"][name]
