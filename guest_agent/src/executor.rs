@@ -191,9 +191,7 @@ impl Executor {
                 destination,
                 on_proc,
                 follow,
-                make,
-                mode,
-            } => mounts::mount_bind(self, slot, destination, *on_proc, *follow, *make, *mode),
+            } => mounts::mount_bind(self, slot, destination, *on_proc, *follow),
             O::MountFilesystem { .. } => mounts::mount_filesystem(self, operation),
             O::Remount {
                 destination,
@@ -201,10 +199,9 @@ impl Executor {
                 clear,
                 propagation,
                 recursive,
-                missing_ok,
             } => {
                 let attr = mounts::attributes(*set, *clear, *propagation);
-                mounts::remount(self, destination, &attr, *recursive, *missing_ok)
+                mounts::remount(self, destination, &attr, *recursive)
             }
             O::MakeDevice {
                 path,
@@ -230,12 +227,8 @@ impl Executor {
                 height,
                 bind,
                 uid,
-                gid,
                 plain_newlines,
-            } => {
-                let owner = (*uid, *gid);
-                console::console(self, (*width, *height), *bind, owner, *plain_newlines)
-            }
+            } => console::console(self, (*width, *height), *bind, *uid, *plain_newlines),
             O::OwnStdio { uid } => console::own_stdio(*uid),
             O::Hostname { name } => namespaces::hostname(name),
             O::Domainname { name } => namespaces::domainname(name),
@@ -263,7 +256,7 @@ impl Executor {
                 flags,
                 listener,
             } => process::seccomp(self, &program.0, *flags, *listener),
-            O::ChangeDirectory { path, make } => credentials::change_directory(self, path, *make),
+            O::ChangeDirectory { path } => credentials::change_directory(self, path),
             O::Credentials { .. } => credentials::credentials(self, operation),
             O::WaitStart {} => process::wait_start(self),
             O::CloseDescriptors { preserve } => process::close_descriptors(self, *preserve),

@@ -32,13 +32,6 @@ impl Text {
 /// One line of an id map: id in the container, id on the host, how many.
 pub type IdMap = (u32, u32, u32);
 
-/// What `mount_bind` makes where its destination is missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Make {
-    Directory,
-    File,
-}
-
 /// One OCI hook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hook {
@@ -145,16 +138,6 @@ impl<A: FromValue, B: FromValue, C: FromValue> FromValue for (A, B, C) {
     fn from_value(value: Value) -> Result<Self, String> {
         let [a, b, c] = fixed(value)?;
         Ok((A::from_value(a)?, B::from_value(b)?, C::from_value(c)?))
-    }
-}
-
-impl FromValue for Make {
-    fn from_value(value: Value) -> Result<Self, String> {
-        match value.as_str() {
-            Some("directory") => Ok(Make::Directory),
-            Some("file") => Ok(Make::File),
-            _ => Err(format!("neither \"directory\" nor \"file\": {value}")),
-        }
     }
 }
 
@@ -323,8 +306,7 @@ operations! {
     UseRoot "use_root" { }
     OpenProc "open_proc" { }
     MountBind "mount_bind" {
-        slot: Text, destination: Text, on_proc: bool = false, follow: bool = true, make: Option<Make> = None,
-        mode: u32 = 0o755,
+        slot: Text, destination: Text, on_proc: bool = false, follow: bool = true,
     }
     MountFilesystem "mount_filesystem" {
         kind: Text, source: Option<Text> = None, destination: Text, options: Vec<(Text, Option<Text>)> = Vec::new(),
@@ -334,7 +316,6 @@ operations! {
     }
     Remount "remount" {
         destination: Text, set: u64 = 0, clear: u64 = 0, propagation: u64 = 0, recursive: bool = false,
-        missing_ok: bool = false,
     }
     MakeDevice "make_device" { path: Text, kind: Text, major: u32, minor: u32, mode: u32, uid: u32, gid: u32 }
     MakeLink "make_link" { path: Text, target: Text, replace: bool = false }
@@ -343,7 +324,7 @@ operations! {
     PivotRoot "pivot_root" { }
     MoveRoot "move_root" { }
     ChangeRoot "change_root" { }
-    Console "console" { width: u16, height: u16, bind: bool, uid: u32, gid: Option<u32> = None, plain_newlines: bool = false }
+    Console "console" { width: u16, height: u16, bind: bool, uid: u32, plain_newlines: bool = false }
     OwnStdio "own_stdio" { uid: u32 }
     Hostname "hostname" { name: Text }
     Domainname "domainname" { name: Text }
@@ -365,7 +346,7 @@ operations! {
     Home "home" { uid: u32 }
     FindProgram "find_program" { name: Text, path: Text, cwd: Text }
     Seccomp "seccomp" { program: Bytes, flags: u64, listener: bool = false }
-    ChangeDirectory "change_directory" { path: Text, make: bool = false }
+    ChangeDirectory "change_directory" { path: Text }
     Credentials "credentials" {
         uid: u32, gid: u32, groups: Option<Vec<u32>> = None, bounding: u64, effective: u64, permitted: u64,
         inheritable: u64, ambient: u64,

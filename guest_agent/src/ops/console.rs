@@ -1,8 +1,7 @@
 //! The terminal: a pty of the container's own devpts, never opened by the path of its slave (CVE-2025-52565).
 
 use crate::executor::Executor;
-use crate::ops::paths::{self, Links};
-use crate::plan::Make;
+use crate::ops::paths::{self, Links, Make};
 use crate::report::{Context, Failure, Outcome};
 use crate::sys::{self, Errno};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,7 +10,7 @@ pub fn console(
     executor: &Executor,
     (width, height): (u16, u16),
     bind: bool,
-    (uid, gid): (u32, Option<u32>),
+    uid: u32,
     plain_newlines: bool,
 ) -> Outcome {
     let master = open_master(executor)?;
@@ -23,7 +22,7 @@ pub fn console(
     if plain_newlines {
         sys::clear_newline_translation(slave.as_fd()).at("tcsetattr", "console")?;
     }
-    own_slave(slave.as_fd(), uid, gid)?;
+    own_slave(slave.as_fd(), uid)?;
     if bind {
         bind_console(executor, slave.as_fd())?;
     }
@@ -55,10 +54,9 @@ fn open_master(executor: &Executor) -> Outcome<OwnedFd> {
     sys::openat2(directory.as_fd(), c"ptmx", flags, RESOLVE).at("openat2", "/dev/pts/ptmx")
 }
 
-fn own_slave(slave: BorrowedFd, uid: u32, gid: Option<u32>) -> Outcome {
-    // The group stays what devpts was mounted with unless the plan names one.
-    let gid = gid.unwrap_or(u32::MAX);
-    match sys::fchown(slave, uid, gid) {
+fn own_slave(slave: BorrowedFd, uid: u32) -> Outcome {
+    // The group stays what devpts was mounted with.
+    match sys::fchown(slave, uid, u32::MAX) {
         // A user namespace without that id: the terminal stays root's, as under runc.
         Ok(()) | Err(Errno(libc::EINVAL)) => Ok(()),
         Err(errno) => Err(errno).at("fchown", "console"),

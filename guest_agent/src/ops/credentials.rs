@@ -2,16 +2,12 @@
 
 use crate::executor::Executor;
 use crate::ops::paths::{self, Links};
-use crate::plan::{Make, Operation, Text};
+use crate::plan::{Operation, Text};
 use crate::report::{Context, Failure, Outcome};
 use crate::sys::{self, Errno};
 use std::os::fd::AsFd;
 
-pub fn change_directory(executor: &mut Executor, path: &Text, make: bool) -> Outcome {
-    if make {
-        let root = executor.slots.get("root")?;
-        paths::resolve_or_make(root, path.as_str(), Links::Follow, Make::Directory, 0o755)?;
-    }
+pub fn change_directory(executor: &mut Executor, path: &Text) -> Outcome {
     match enter(executor, path) {
         // Root may be nobody on a network file system: the user may yet be let in.
         Err(failure) if failure.errno == libc::EACCES => {

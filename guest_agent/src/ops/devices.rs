@@ -2,8 +2,8 @@
 //! through a symbolic link (CVE-2026-41579).
 
 use crate::executor::Executor;
-use crate::ops::paths::{self, Links};
-use crate::plan::{Make, Text};
+use crate::ops::paths::{self, Links, Make};
+use crate::plan::Text;
 use crate::report::{Context, Failure, Outcome};
 use crate::sys::{self, Errno};
 use std::ffi::{CStr, CString};

@@ -4,8 +4,8 @@ use crate::executor::Executor;
 use crate::ops::copy_up;
 use crate::ops::devices::device_kind;
 use crate::ops::namespaces::{mapping_namespace, open_namespace};
-use crate::ops::paths::{self, Links};
-use crate::plan::{IdMap, Make, Operation, Text};
+use crate::ops::paths::{self, Links, Make};
+use crate::plan::{IdMap, Operation, Text};
 use crate::report::{Context, Failure, Outcome};
 use crate::sys::{self, Errno, MountAttr};
 use std::ffi::{CStr, CString};
@@ -238,17 +238,12 @@ pub fn mount_bind(
     destination: &Text,
     on_proc: bool,
     follow: bool,
-    make: Option<Make>,
-    mode: u32,
 ) -> Outcome {
     let path = destination.as_str();
     let mount = mount_of(executor, slot.as_str())?;
-    let make = match make {
-        Some(make) => make,
-        None => kind_of(mount.as_fd()).at("fstat", slot.as_str())?,
-    };
+    let make = kind_of(mount.as_fd()).at("fstat", slot.as_str())?;
     let root = executor.slots.get("root")?;
-    let target = paths::resolve_or_make(root, path, Links::of(follow), make, mode)?;
+    let target = paths::resolve_or_make(root, path, Links::of(follow), make, 0o755)?;
     if !on_proc {
         refuse_proc(target.as_fd(), path)?;
     }
@@ -463,19 +458,11 @@ pub fn remount(
     destination: &Text,
     attr: &MountAttr,
     recursive: bool,
-    missing_ok: bool,
 ) -> Outcome {
     let path = destination.as_str();
     let root = executor.slots.get("root")?;
-    let mount = match paths::resolve(root, path, Links::Follow) {
-        Err(Errno(libc::ENOENT | libc::ENOTDIR)) if missing_ok => return Ok(()),
-        result => result.at("openat2", path)?,
-    };
-    match sys::mount_setattr(mount.as_fd(), recursive, attr) {
-        // EINVAL: exists, but is no mount.
-        Err(Errno(libc::EINVAL)) if missing_ok => Ok(()),
-        result => result.at("mount_setattr", path),
-    }
+    let mount = paths::resolve(root, path, Links::Follow).at("openat2", path)?;
+    sys::mount_setattr(mount.as_fd(), recursive, attr).at("mount_setattr", path)
 }
 
 pub fn readonly_path(executor: &Executor, path: &Text) -> Outcome {

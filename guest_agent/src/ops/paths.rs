@@ -1,6 +1,5 @@
 //! Destinations: paths of the container, found and made below a root descriptor, never as a string of the host.
 
-use crate::plan::Make;
 use crate::report::{Context, Failure, Outcome};
 use crate::sys::{self, Errno};
 use std::ffi::{CStr, CString};
@@ -8,6 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How many dangling links are followed on the way to what must be made: as many as the kernel follows.
 const MOST_LINKS: usize = 40;
+
+/// What is made where a destination is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Make {
+    Directory,
+    File,
+}
 
 /// Whether symbolic links in a destination are followed (below the root) or refused.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -231,22 +231,12 @@ def open_proc() -> Operation:
     return _operation("open_proc")
 
 
-def mount_bind(
-    slot: str,
-    destination: str,
-    *,
-    on_proc: bool = False,
-    follow: bool = True,
-    make: str | None = None,
-    mode: int = 0o755,
-) -> Operation:
+def mount_bind(slot: str, destination: str, *, on_proc: bool = False, follow: bool = True) -> Operation:
     """`move_mount` of a detached mount onto a destination, made if missing (a directory or a file, as the source is).
 
     `on_proc=False` refuses a destination that lies on procfs; `follow=False` refuses symbolic links in it.
     """
-    return _operation(
-        "mount_bind", slot=slot, destination=destination, on_proc=on_proc, follow=follow, make=make, mode=mode
-    )
+    return _operation("mount_bind", slot=slot, destination=destination, on_proc=on_proc, follow=follow)
 
 
 def mount_filesystem(
@@ -287,13 +277,11 @@ def remount(
     clear: int = 0,
     propagation: int = 0,
     recursive: bool = False,
-    missing_ok: bool = False,
 ) -> Operation:
     """`mount_setattr` on the mount whose root is `destination`."""
     return _operation(
-        "remount", destination=destination, set=set, clear=clear, propagation=propagation, recursive=recursive,
-        missing_ok=missing_ok,
-    )  # fmt: skip
+        "remount", destination=destination, set=set, clear=clear, propagation=propagation, recursive=recursive
+    )
 
 
 def request_id_map(slot: str, map_slot: str, *, recursive: bool) -> Operation:
@@ -343,15 +331,13 @@ def change_root() -> Operation:
     return _operation("change_root")
 
 
-def console(
-    *, width: int, height: int, bind: bool, uid: int, gid: int | None = None, plain_newlines: bool = False
-) -> Operation:
+def console(*, width: int, height: int, bind: bool, uid: int, plain_newlines: bool = False) -> Operation:
     """Open a pty of the container's devpts, send its master as descriptor `console`, make its slave stdio and the
     controlling terminal; `bind` also mounts the slave on /dev/console. Uses TIOCGPTPEER (CVE-2025-52565).
 
     `plain_newlines` clears ONLCR.
     """
-    return _operation("console", width=width, height=height, bind=bind, uid=uid, gid=gid, plain_newlines=plain_newlines)
+    return _operation("console", width=width, height=height, bind=bind, uid=uid, plain_newlines=plain_newlines)
 
 
 def own_stdio(uid: int) -> Operation:
@@ -465,12 +451,12 @@ def seccomp(program: str, flags: int, *, listener: bool = False) -> Operation:
     return _operation("seccomp", program=program, flags=flags, listener=listener)
 
 
-def change_directory(path: str, *, make: bool = False) -> Operation:
-    """`chdir`, then verify that it lies inside the root (CVE-2024-21626). `make`: create it first, as runc does.
+def change_directory(path: str) -> Operation:
+    """`chdir`, then verify that it lies inside the root (CVE-2024-21626).
 
     EACCES as root is tried again as the user: the executor does so in `credentials`.
     """
-    return _operation("change_directory", path=path, make=make)
+    return _operation("change_directory", path=path)
 
 
 def credentials(

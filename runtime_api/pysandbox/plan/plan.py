@@ -41,7 +41,7 @@ _MASKS = {
     ("root_propagation", "flags"): _MOUNT_FLAGS,
     ("seccomp", "flags"): _SECCOMP_FLAGS,
 }
-_OCTAL = {"mode", "value"}  # of make_device, make_directory, mount_bind; `value` only of umask
+_OCTAL = {"mode", "value"}  # of make_device, make_directory; `value` only of umask
 _CAPABILITY_SETS = {"bounding", "effective", "permitted", "inheritable", "ambient"}
 
 
@@ -94,7 +94,7 @@ def _argument(operation: str, name: str, value: Any) -> str:
         return f"{name}={'|'.join(_bit_names(value, bits))}" if value else ""
     if (operation == "credentials" and name in _CAPABILITY_SETS) or operation == "keyring":
         return f"{name}={value}" if isinstance(value, str) else f"{name}={value:#x}"
-    if name in _OCTAL and operation in ("umask", "make_device", "make_directory", "mount_bind"):
+    if name in _OCTAL and operation in ("umask", "make_device", "make_directory"):
         return f"{name}={value:04o}"
     if operation == "seccomp" and name == "program":
         return f"program={len(value) * 3 // 4 // 8} instructions"
