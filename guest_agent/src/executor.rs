@@ -64,7 +64,8 @@ impl Executor {
     /// Carry out every operation. The program's execution ends it well, an operation that fails with exit code 1.
     pub fn run(mut self) -> ! {
         let operations = std::mem::take(&mut self.plan.operations);
-        let prepared = ops::namespaces::open_time_offsets(&mut self, &operations);
+        let prepared = ops::namespaces::open_time_offsets(&mut self, &operations)
+            .and_then(|()| ops::process::confine_cgroup(&mut self));
         let outcome = prepared.and_then(|()| self.run_all(&operations));
         let name = operations.get(self.index).map_or("plan", Operation::name);
         let failure = match outcome {

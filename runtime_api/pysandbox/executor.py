@@ -256,9 +256,15 @@ class Launch:
 
 
 def _end(pid: int) -> None:
-    """Kill a child and reap it. The pid is ours until we reap it, so it cannot be another's."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, 9)
+    """Kill a child and reap it. The pid is ours until we reap it, so it cannot be another's; what is no child is let be.
+
+    The pid comes over a socket that a container may get hold of, if it may look into other processes.
+    """
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return
+    os.kill(pid, 9)
     _wait(pid)
 
 

@@ -97,9 +97,11 @@ fn refuse_own_mounts(namespace: BorrowedFd, path: &Text) -> Outcome {
     Err(Failure::new("setns", path.as_str(), libc::EINVAL, text))
 }
 
-pub fn join_process(executor: &Executor, kinds: &[Text]) -> Outcome {
+pub fn join_process(executor: &mut Executor, kinds: &[Text]) -> Outcome {
     let process = executor.slots.get("process")?;
-    sys::setns(process, kind_flags(kinds)?).at("setns", &kind_names(kinds))
+    sys::setns(process, kind_flags(kinds)?).at("setns", &kind_names(kinds))?;
+    executor.slots.take("process");
+    Ok(())
 }
 
 pub fn unshare(kinds: &[Text]) -> Outcome {

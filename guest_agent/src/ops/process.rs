@@ -1,6 +1,7 @@
 //! The process itself: how it is made, what it may use, and the program that it becomes.
 
 use crate::executor::Executor;
+use crate::ops::mounts::attributes;
 use crate::plan::{Operation, Text};
 use crate::report::{Context, Failure, Outcome};
 use crate::slots::close_around;
@@ -26,6 +27,21 @@ pub fn dumpable(value: bool) -> Outcome {
 /// Tell the caller where we are and wait for its word.
 pub fn stop(executor: &Executor, name: &Text) -> Outcome {
     executor.report.ask(&json!({ "stop": name.as_str() }));
+    Ok(())
+}
+
+/// Take the cgroup's directory as a read-only mount of its own: the new process is born with it, and whoever may look
+/// into that process (CAP_SYS_PTRACE) would find the host's whole cgroup file system at `..`.
+pub fn confine_cgroup(executor: &mut Executor) -> Outcome {
+    const SLOT: &str = "cgroup";
+    let Some(directory) = executor.slots.take(SLOT) else {
+        return Ok(());
+    };
+    let flags = sys::OPEN_TREE_CLONE | sys::AT_EMPTY_PATH;
+    let mount = sys::open_tree(directory.as_fd(), c"", flags).at("open_tree", SLOT)?;
+    let readonly = attributes(sys::MOUNT_ATTR_RDONLY, 0, libc::MS_PRIVATE);
+    sys::mount_setattr(mount.as_fd(), false, &readonly).at("mount_setattr", SLOT)?;
+    executor.slots.set(SLOT, mount);
     Ok(())
 }
 
