@@ -256,7 +256,7 @@ class Launch:
 
 
 def _end(pid: int) -> None:
-    """Kill a child and reap it. The pid is ours until we reap it, so it cannot be another's; what is no child is let be.
+    """Kill a child and reap it: its pid is ours until we do, so it cannot be another's. What is no child is let be.
 
     The pid comes over a socket that a container may get hold of, if it may look into other processes.
     """

@@ -71,3 +71,23 @@ def test_the_callers_own_mount_namespace_is_not_taken_for_a_containers(
 
     assert "intact" in answer.out, answer
     assert "/proc/self/ns/mnt" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [("uts", "hostname"), ("uts", "domainname"), ("uts", "kernel.domainname"), ("ipc", "kernel.shm_rmid_forced")],
+)
+def test_a_setting_of_the_callers_own_namespace_is_not_taken_for_a_containers(
+    runtime: Runtime, bundle: Bundle, kind: str, field: str
+) -> None:
+    """Named by its path it looks like a private one. The caller's own are thrown away ones here."""
+    next(entry for entry in bundle.linux["namespaces"] if entry["type"] == kind)["path"] = f"/proc/self/ns/{kind}"
+    del bundle.spec["hostname"]
+    if "." in field:
+        bundle.linux["sysctl"] = {field: "1"}
+    else:
+        bundle.spec[field] = "changed"
+
+    answer = runtime.run(bundle, prefix=["unshare", "--uts", "--ipc"])
+
+    answer.assert_one_clear_line(field)

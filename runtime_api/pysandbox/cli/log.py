@@ -23,7 +23,7 @@ class Log:
         """Write why a command failed; on standard error too if the log is elsewhere."""
         self._write("error", text)
         if not self.to_stderr:
-            os.write(2, f"{text}\n".encode(errors="surrogateescape"))
+            os.write(2, f"{_visible(text) if os.isatty(2) else text}\n".encode(errors="surrogateescape"))
 
     def warning(self, text: str) -> None:
         """Write what is wrong and did not stop us."""
@@ -39,10 +39,15 @@ class Log:
         if self._form == "json":
             line = json.dumps({"level": level, "msg": text, "time": now}, separators=(",", ":"))
         elif self.to_stderr and os.isatty(2):
-            line = f"{level.upper()[:4]}[0000] {text}"
+            line = f"{level.upper()[:4]}[0000] {_visible(text)}"
         else:
             line = f'time="{now}" level={level} msg={json.dumps(text, ensure_ascii=False)}'
         os.write(self._descriptor, f"{line}\n".encode(errors="backslashreplace"))
+
+
+def _visible(text: str) -> str:
+    """Return text for a terminal, which must not obey what the name of an image's file says to it."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _open(path: str) -> int:

@@ -12,12 +12,14 @@ from pysandbox.record import dataclass, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from pysandbox.oci.types import Mount, Process, Resources, Spec
 
 CONFIG = "config.json"
+#: Namespaces in which a spec changes settings, and their files in /proc/PID/ns.
+_NAMESPACE_FILES = {"network": "net", "ipc": "ipc", "uts": "uts"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def load_bundle(path: str, config: str = CONFIG) -> Bundle:
     directory = _directory(path)
     spec = _read_config(directory, config)
     validate(spec)
-    _refuse_host_network(spec)
+    _refuse_host_settings(spec)
     _refuse_other_maps(spec)
     _fill_in(spec["process"])
     return Bundle(directory, spec, _rootfs(directory, spec["root"]["path"]))
@@ -121,20 +123,34 @@ def _fill_in(process: Process) -> None:
     user.setdefault("gid", 0)
 
 
-def _refuse_host_network(spec: Spec) -> None:
-    """Refuse what would change the host's network: joining our own namespace by its path is no private one."""
+def _refuse_host_settings(spec: Spec) -> None:
+    """Refuse what would change the host: joining our own namespace by its path is no private one."""
     linux = spec.get("linux", {})
-    if not (linux.get("sysctl") or linux.get("netDevices")):
-        return
     for index, namespace in enumerate(linux.get("namespaces", ())):
-        if namespace["type"] == "network" and _is_ours(namespace.get("path", ""), f"linux.namespaces[{index}].path"):
-            if linux.get("netDevices"):
-                raise InvalidArgument(
-                    "linux.netDevices: unable to move network devices without a private NET namespace"
-                )
-            for key in linux.get("sysctl", ()):
-                if key.startswith(("net.", "net/")):
-                    raise InvalidArgument(f'linux.sysctl: sysctl "{key}" not allowed in host network namespace')
+        kind, path = namespace["type"], namespace.get("path", "")
+        changes = list(_changes(spec, kind))
+        if changes and path and _is_ours(path, _NAMESPACE_FILES[kind], f"linux.namespaces[{index}].path"):
+            raise InvalidArgument(changes[0])
+
+
+def _changes(spec: Spec, kind: str) -> Iterator[str]:
+    """Yield why a namespace of this kind must be private: what the spec would change in it."""
+    linux = spec.get("linux", {})
+    if kind == "network" and linux.get("netDevices"):
+        yield "linux.netDevices: unable to move network devices without a private NET namespace"
+    for key in linux.get("sysctl", ()):
+        if _namespace_of_sysctl(key.replace("/", ".")) == kind:
+            yield f'linux.sysctl: sysctl "{key}" not allowed in host {kind} namespace'
+    for name in ("hostname", "domainname"):
+        if kind == "uts" and spec.get(name) and spec[name] != os.uname().nodename:
+            yield f"{name}: unable to set {name} without a private UTS namespace"
+
+
+def _namespace_of_sysctl(key: str) -> str:
+    """Return the kind of namespace that a permitted sysctl belongs to."""
+    if key.startswith("net."):
+        return "network"
+    return "uts" if key == "kernel.domainname" else "ipc"
 
 
 def _refuse_other_maps(spec: Spec) -> None:
@@ -166,11 +182,9 @@ def _maps_of(path: str) -> set[tuple[int, ...]]:
         raise InvalidArgument(f"{path}: {_reason(error)}") from None
 
 
-def _is_ours(path: str, place: str) -> bool:
-    if not path:
-        return False
+def _is_ours(path: str, own: str, place: str) -> bool:
     try:
-        return os.path.samefile(path, "/proc/self/ns/net")
+        return os.path.samefile(path, f"/proc/self/ns/{own}")
     except OSError as error:
         raise InvalidArgument(f"{place}: {path}: {_reason(error)}") from None
 
