@@ -354,7 +354,7 @@ def sealed_executor() -> int:
         copy = _executable_memfd()
         try:
             _copy(source, copy)
-            os.fchmod(copy, 0o511)
+            _make_executable(copy)
             _seal(copy)
         except BaseException:
             os.close(copy)
@@ -362,6 +362,13 @@ def sealed_executor() -> int:
     finally:
         os.close(source)
     return copy
+
+
+def _make_executable(descriptor: int) -> None:
+    try:
+        os.fchmod(descriptor, 0o511)
+    except PermissionError:  # the kernel has made the memfd with MFD_NOEXEC_SEAL
+        raise Unavailable("vm.memfd_noexec is 2 on this host: no sealed copy of the executor could be executed") from None
 
 
 def _executable_memfd() -> int:

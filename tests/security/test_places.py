@@ -91,3 +91,14 @@ def test_a_setting_of_the_callers_own_namespace_is_not_taken_for_a_containers(
     answer = runtime.run(bundle, prefix=["unshare", "--uts", "--ipc"])
 
     answer.assert_one_clear_line(field)
+
+
+def test_a_host_that_executes_no_memory_is_told_so(runtime: Runtime, bundle: Bundle) -> None:
+    """The executor's own file would have to be executed instead, where a container could write to it (CVE-2019-5736)."""
+    if not Path("/proc/sys/vm/memfd_noexec").exists():
+        pytest.skip("this kernel is older than 6.3 and has no vm.memfd_noexec")
+    forbid = 'echo 2 > /proc/sys/vm/memfd_noexec && exec "$@"'
+
+    answer = runtime.run(bundle, prefix=["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", forbid, "sh"])
+
+    answer.assert_one_clear_line("vm.memfd_noexec")
