@@ -368,7 +368,7 @@ def _make_executable(descriptor: int) -> None:
     try:
         os.fchmod(descriptor, 0o511)
     except PermissionError:  # the kernel has made the memfd with MFD_NOEXEC_SEAL
-        raise Unavailable("vm.memfd_noexec is 2 on this host: no sealed copy of the executor could be executed") from None
+        raise Unavailable("vm.memfd_noexec is 2 on this host: no sealed copy of the executor would run") from None
 
 
 def _executable_memfd() -> int:
