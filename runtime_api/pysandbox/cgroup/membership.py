@@ -58,7 +58,7 @@ def sub_cgroups(paths: Mapping[str, str], below: str | Mapping[str, str] | None)
         parts = [part for part in inner.split("/") if part not in ("", ".")]
         place = os.path.join(path, *parts)
         if parts and not directory.exists(place, "cgroup.procs"):
-            raise InvalidArgument(f"adding pid to cgroup {place}: no such file or directory")
+            raise InvalidArgument(f"adding pid to cgroup: open {place}/cgroup.procs: no such file or directory")
         chosen.append(place)
     return list(dict.fromkeys(chosen))
 
