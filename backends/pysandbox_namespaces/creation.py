@@ -14,7 +14,7 @@ from pysandbox_namespaces.container import START_FIFO, NamespacesContainer
 from pysandbox_namespaces.conversation import Conversation, Execution, hold_entrances, patience
 from pysandbox_namespaces.failure import in_runcs_words
 from pysandbox_namespaces.idmap import write_id_maps, write_process_file
-from pysandbox_namespaces.planning import entrances, plan_init
+from pysandbox_namespaces.planning import delegated_to, entrances, plan_init
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,6 +143,9 @@ class Creation:
     def _runtime_created(self, pid: int) -> None:
         """Set the limits only now: the executor's two processes would not fit into a limit of one."""
         self._cgroup.apply(self._linux.get("resources") or {})
+        owner = delegated_to(self._request.spec)
+        if owner is not None:
+            self._cgroup.delegate(owner)
         self._request.runtime_created(pid)
 
     def _hand_listener(self, pid: int, number: int) -> None:

@@ -67,6 +67,20 @@ def entrances(cgroup: Cgroup, spec: Spec) -> Mapping[str, str]:
     return {} if any(namespace["type"] == "user" for namespace in namespaces) else cgroup.entrances()
 
 
+def delegated_to(spec: Spec) -> int | None:
+    """Return the uid of the host that a v2 cgroup is given to, as runc gives it: the container's root.
+
+    Only where root is mapped, has a cgroup namespace of its own and may write to its cgroup mount: then it can make
+    cgroups below its own (cgroups(7), "Cgroups delegation").
+    """
+    linux = spec.get("linux") or {}
+    private = any(space["type"] == "cgroup" and not space.get("path") for space in linux.get("namespaces") or ())
+    mounts = [mount for mount in spec.get("mounts") or () if mount.get("type") in ("cgroup", "cgroup2")]
+    if not private or not any("ro" not in (mount.get("options") or ()) for mount in mounts):
+        return None
+    return next((line["hostID"] for line in linux.get("uidMappings") or () if line["containerID"] == 0), None)
+
+
 def plan_exec(request: ExecRequest, container_id: str, spec: Spec, pid: int, slots: Sequence[str]) -> Plan:
     """Plan one more process in the container whose init is `pid`; `slots` are the entrances of its cgroup."""
     plan = exec_plan(

@@ -60,3 +60,28 @@ def test_deleting_leaves_nothing(pysandbox: Runtime, mapped: str) -> None:
         not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     )
     assert pysandbox("state", mapped).returncode == 1
+
+
+def test_root_may_make_cgroups_below_its_own_on_v2(pysandbox: Runtime, make_bundle: MakeBundle) -> None:
+    requires("root")
+    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        pytest.skip(
+            "this host's controllers are on cgroup v1, which cannot be delegated safely (the guest's are on v2)"
+        )
+
+    def writable_cgroup(spec: dict[str, Any]) -> None:
+        mapping = [{"containerID": 0, "hostID": FIRST_ID, "size": COUNT}]
+        spec["linux"]["namespaces"] = [
+            *(space for space in spec["linux"]["namespaces"] if space["type"] != "cgroup"),
+            {"type": "user"},
+            {"type": "cgroup"},
+        ]
+        spec["linux"].update(uidMappings=mapping, gidMappings=mapping)
+        mounts = [mount for mount in spec["mounts"] if mount["destination"] != "/sys/fs/cgroup"]
+        cgroup = {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw", "nosuid"]}
+        spec["mounts"] = [*mounts, cgroup]
+
+    bundle = make_bundle(["sh", "-c", "mkdir /sys/fs/cgroup/below && rmdir /sys/fs/cgroup/below"], writable_cgroup)
+    bundle.chmod(0o711)
+    subprocess.run(["chown", "-R", f"{FIRST_ID}:{FIRST_ID}", str(bundle / "rootfs")], check=True)
+    pysandbox.ok("run", "--bundle", bundle, pysandbox.new_id())
