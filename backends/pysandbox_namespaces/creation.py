@@ -19,6 +19,7 @@ from pysandbox_namespaces.planning import delegated_to, entrances, plan_init
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from pysandbox.backend import CreateRequest, Options, Process
     from pysandbox.cgroup.cgroup import Cgroup
@@ -35,13 +36,14 @@ def create(request: CreateRequest) -> NamespacesContainer:
     preserved = len(request.stdio.preserved)
     plan = plan_init(request.bundle, request.spec, request.id, request.options, cgroup, request.state, preserved)
     root = _root_mount(request)
-    request.remember({"cgroup": cgroup.saved(), **({"root": root.saved()} if root is not None else {})})
+    request.remember(_memory(cgroup, root))
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as held:
         _make_cgroup(request, cgroup)
         undo.callback(cgroup.remove)
         if root is not None:
             undo.callback(root.detach)
             root.attach()
+            request.remember(_memory(cgroup, root))
         slots = {
             "start": _make_start_fifo(held, request.state_dir),
             **hold_entrances(held, entrances(cgroup, request.spec)),
@@ -55,6 +57,11 @@ def create(request: CreateRequest) -> NamespacesContainer:
         undo.pop_all()
     execution = Execution(launch, patience(request.spec, "startContainer"), request.options.trace)
     return NamespacesContainer(request.id, request.state_dir, init, start_time(init.pid) or 0, cgroup, execution, root)
+
+
+def _memory(cgroup: Cgroup, root: RootMount | None) -> dict[str, Any]:
+    """Return what `destroy` needs to find what was made."""
+    return {"cgroup": cgroup.saved(), **({"root": root.saved()} if root is not None else {})}
 
 
 def open_spec_cgroup(spec: Spec, container_id: str, options: Options) -> Cgroup:

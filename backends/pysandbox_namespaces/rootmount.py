@@ -22,11 +22,12 @@ _MNT_DETACH = 2
 
 
 class RootMount:
-    """A rootfs and the id of the mount that it lay on before it became one itself."""
+    """A rootfs, the id of the mount that it lay on before it became one itself, and its own id once it has one."""
 
-    def __init__(self, path: str, below: int) -> None:
+    def __init__(self, path: str, below: int, own: int = 0) -> None:
         self._path = path
         self._below = below
+        self._own = own
 
     @classmethod
     def plan(cls, rootfs: str) -> RootMount:
@@ -43,17 +44,25 @@ class RootMount:
     @classmethod
     def load(cls, saved: Mapping[str, Any]) -> RootMount:
         """Take hold of one again: `saved` is what `saved()` returned."""
-        return cls(saved["path"], saved["below"])
+        return cls(saved["path"], saved["below"], saved["own"])
 
     def saved(self) -> dict[str, Any]:
         """Return a JSON object for `load`."""
-        return {"path": self._path, "below": self._below}
+        return {"path": self._path, "below": self._below, "own": self._own}
 
     def attach(self) -> None:
-        """Make the rootfs a mount, and private: nothing mounted in it reaches another namespace."""
+        """Make the rootfs a mount, and private: nothing mounted in it reaches another namespace.
+
+        `saved` is another afterwards: a mount that somebody makes there later is told from ours by its id.
+        """
         path = os.fsencode(self._path)
         _call("mount", path, path, None, _MS_BIND | _MS_REC, None)
         _call("mount", None, path, None, _MS_PRIVATE | _MS_REC, None)
+        descriptor = _open(self._path)
+        try:
+            self._own = _mount_id(descriptor)
+        finally:
+            os.close(descriptor)
 
     def detach(self) -> None:
         """Take the mount away, with all that is in it. Safe to call when that has been done, or was never attached."""
@@ -63,7 +72,8 @@ class RootMount:
             return
         try:
             number = _mount_id(descriptor)
-            if number != self._below and _is_mounted_at(number, self._path):
+            ours = number == self._own if self._own else number != self._below
+            if ours and _is_mounted_at(number, self._path):
                 _call("umount2", f"/proc/self/fd/{descriptor}".encode(), _MNT_DETACH)
         finally:
             os.close(descriptor)

@@ -146,6 +146,21 @@ def test_a_mount_that_was_at_the_rootfs_before_stays(pysandbox: Runtime, make_bu
         subprocess.run(["umount", rootfs], check=True)
 
 
+def test_a_mount_that_somebody_made_there_later_stays(pysandbox: Runtime, make_bundle: MakeBundle) -> None:
+    requires("root")
+    bundle = make_bundle(["sleep", "1000"], without_mount_namespace)
+    rootfs = str(bundle / "rootfs")
+    container_id = pysandbox.run_detached(bundle)
+    subprocess.run(["umount", "--recursive", "--lazy", rootfs], check=True)
+    subprocess.run(["mount", "--bind", rootfs, rootfs], check=True)
+    try:
+        pysandbox.ok("delete", "--force", container_id)
+
+        assert mounts_below(bundle) == [rootfs]
+    finally:
+        subprocess.run(["umount", rootfs], check=True)
+
+
 def test_a_create_that_was_killed_leaves_no_mount_once_it_is_deleted(
     pysandbox: Runtime, make_bundle: MakeBundle
 ) -> None:
