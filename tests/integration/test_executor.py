@@ -7,6 +7,7 @@ import base64
 import fcntl
 import json
 import os
+import platform
 import select
 import shutil
 import signal
@@ -711,6 +712,29 @@ def test_start_is_waited_for_without_anybody_at_the_report_socket(rootfs: Path, 
         assert ran.text == "ran\n"
     finally:
         os.close(start)
+
+
+def test_a_word_counts_though_the_caller_left_without_reading_all(rootfs: Path, tmp_path: Path) -> None:
+    """A caller that closes with a message unread resets the connection: `go` was said all the same."""
+    start = os.open(_fifo(tmp_path), os.O_RDWR)
+    plan = [*beginning(rootfs), op.stop("ready"), op.parent_death_signal(0), op.pivot_root(),
+            op.find_program("true", "/bin", "/"), op.wait_start(), op.close_descriptors(0), op.execute(["true"], [])]  # fmt: skip
+    try:
+        ran = spawn(plan, tmp_path / "out", start=start)
+        assert isinstance(ran.launch.next(), Pid)
+        eventually(lambda: _in_read(ran.launch.pid), "it waits at `ready`, whose message nobody reads")
+        ran.launch.go()
+        ran.launch.close()
+        os.write(start, b"\0")
+        assert ran.wait() == 0
+    finally:
+        os.close(start)
+
+
+def _in_read(pid: int) -> bool:
+    """Whether a process sleeps in read(2), by the number that the machine's architecture gives it."""
+    number = {"x86_64": "0", "aarch64": "63"}[platform.machine()]
+    return Path(f"/proc/{pid}/syscall").read_text().split()[0] == number
 
 
 # -- seccomp -----------------------------------------------------------------------------------------------------------
