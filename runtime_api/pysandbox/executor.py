@@ -304,8 +304,7 @@ def spawn(plan_json: bytes, *, stdio: Stdio, slots: Mapping[str, int]) -> Launch
         held.callback(theirs.close)
         try:
             given = {"report": theirs.fileno(), "plan": plan, **slots}
-            spawned = time.monotonic_ns()
-            outer = _spawn(held, program, [stdio.stdin, stdio.stdout, stdio.stderr, *stdio.preserved], given)
+            outer, spawned = _spawn(held, program, [stdio.stdin, stdio.stdout, stdio.stderr, *stdio.preserved], given)
         except BaseException:
             ours.close()
             raise
@@ -317,8 +316,10 @@ def _hold(held: contextlib.ExitStack, descriptor: int) -> int:
     return descriptor
 
 
-def _spawn(held: contextlib.ExitStack, program: int, streams: Iterable[int], slots: Mapping[str, int]) -> int:
-    """Put `streams` at 0, 1, 2, … and the slots right after them.
+def _spawn(
+    held: contextlib.ExitStack, program: int, streams: Iterable[int], slots: Mapping[str, int]
+) -> tuple[int, int]:
+    """Put `streams` at 0, 1, 2, … and the slots right after them; return the pid, and when it was spawned in ns.
 
     Every descriptor is first copied to a number beyond all targets, so that no dup2(2) overwrites what a later one
     needs.
@@ -330,7 +331,8 @@ def _spawn(held: contextlib.ExitStack, program: int, streams: Iterable[int], slo
     first = beyond - len(slots)
     arguments = [ARGV0, *(f"{name}={first + index}" for index, name in enumerate(slots))]
     actions = [(os.POSIX_SPAWN_DUP2, copy, target) for target, copy in enumerate(copies)]
-    return os.posix_spawn(f"/proc/self/fd/{program}", arguments, {}, file_actions=actions, setsigmask=[])
+    spawned = time.monotonic_ns()
+    return os.posix_spawn(f"/proc/self/fd/{program}", arguments, {}, file_actions=actions, setsigmask=[]), spawned
 
 
 def _memfd(name: str, content: bytes) -> int:
