@@ -11,14 +11,11 @@ directory=$(realpath "$2")
 shift 2
 repository=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
 root=$directory/$suite
-mirror=${DEBIAN_MIRROR:-$(: the default)}
 
 if [ ! -e "$root.tar" ]; then
     echo "clean_debian: making $root.tar"
     mmdebstrap --quiet --variant=minbase --mode=root --include=git,make,python3,ca-certificates "$suite" "$root.new.tar" \
-        "deb $mirror/debian $suite main" \
-        "deb $mirror/debian $suite-updates main" \
-        "deb $mirror/debian-security $suite-security main"
+        ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"}
     mv "$root.new.tar" "$root.tar"
 fi
 
