@@ -210,7 +210,10 @@ def _seccomp(linux: Linux, warnings: list[str], debug: list[str]) -> list[Operat
     compiled = compile_profile(profile)
     if compiled is None:
         return []
-    debug += compiled.ignored
+    debug += [f"unknown seccomp syscall {name!r} ignored" for name in compiled.ignored]
+    if compiled.ignored:
+        names = ", ".join(dict.fromkeys(compiled.ignored))
+        warnings.append(f"linux.seccomp.syscalls: libseccomp does not know, so left out: {names}")
     debug.append(f"seccomp filter flags: {compiled.flags}")
     warnings += compiled.warnings
     return [op.seccomp(compiled.program, compiled.flags, listener=compiled.listener)]

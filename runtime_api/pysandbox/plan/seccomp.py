@@ -220,7 +220,7 @@ def _architectures(library: ctypes.CDLL, names: Sequence[str]) -> list[int]:
 def _fill(
     library: ctypes.CDLL, context: int, architectures: Sequence[int], default: int, rules: Sequence[SeccompRule]
 ) -> list[str]:
-    """Add architectures and rules to a filter. Returns a line for each name that was left out."""
+    """Add architectures and rules to a filter. Returns the names that libseccomp does not know."""
     for token in architectures[1:]:
         _check(library.seccomp_arch_add(context, token), "linux.seccomp.architectures")
     ignored = []
@@ -233,7 +233,7 @@ def _fill(
         for name in rule["names"]:
             number = library.seccomp_syscall_resolve_name(name.encode())
             if number == __NR_SCMP_ERROR:
-                ignored.append(f"unknown seccomp syscall {name!r} ignored")
+                ignored.append(name)
                 continue
             for condition in conditions:
                 result = library.seccomp_rule_add_array(context, action, number, len(condition or ()), condition)
