@@ -22,9 +22,19 @@ def in_runcs_words(error: ExecutorError, program: str, spec: Spec) -> SandboxErr
     elif error.op == "scheduler" and error.errno == errno.EPERM and _has_cpus(spec):
         # sched(7): a deadline policy needs an affinity of all CPUs of the root domain.
         text = "error during container init: process scheduler can't be used together with AllowedCPUs"
+    elif where := _mount_of(error, spec):
+        text = f"{where}.source: {error.path}: {error.text}"
     else:
         text = f"error during container init: {error}"
     return SandboxError(f"unable to start container process: {text}")
+
+
+def _mount_of(error: ExecutorError, spec: Spec) -> str:
+    """Return the JSON path of the bind mount whose source could not be opened, or nothing."""
+    if error.op != "open_tree":
+        return ""
+    sources = [mount.get("source") for mount in spec.get("mounts") or ()]
+    return f"mounts[{sources.index(error.path)}]" if error.path in sources else ""
 
 
 def _has_cpus(spec: Spec) -> bool:

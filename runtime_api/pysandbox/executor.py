@@ -140,22 +140,31 @@ class Launch:
         """
         if self._steps:
             return self._steps.pop(0)
+        while True:
+            try:
+                data, descriptor = self._receive(timeout)
+            except TimeoutError:
+                self.abort()
+                raise DeadlineExceeded(f"the executor has said nothing for {timeout:g} s") from None
+            if not data:
+                self._ended()
+                return None
+            message = self._understand(data, descriptor)
+            if message is not None:
+                return message
+
+    def _understand(self, data: bytes, descriptor: int | None) -> Message | None:
+        """Return the message in a datagram, None for the pid told again.
+
+        Whoever traces the executor in a container can send what it likes: anything odd ends the launch.
+        """
         try:
-            data, descriptor = self._receive(timeout)
-        except TimeoutError:
+            return self._interpret(json.loads(data), descriptor)
+        except (ValueError, TypeError, RecursionError):
+            if descriptor is not None:
+                os.close(descriptor)
             self.abort()
-            raise DeadlineExceeded(f"the executor has said nothing for {timeout:g} s") from None
-        if not data:
-            self._ended()
-            return None
-        message = json.loads(data)
-        if "error" in message:
-            error = ExecutorError(**message["error"])
-            self.abort()
-            raise error
-        if message == {"pid": self.pid}:
-            return self.next(timeout)
-        return self._interpret(message, descriptor)
+            raise ExecutorError("", 0, "recvmsg", "", 0, f"message not understood: {data[:200]!r}") from None
 
     def _receive(self, timeout: float) -> tuple[bytes, int | None]:
         if self._report is None:
@@ -174,25 +183,29 @@ class Launch:
         ]
         return data, descriptors[0] if descriptors else None
 
-    def _interpret(self, message: Mapping[str, Any], descriptor: int | None) -> Message:
+    def _interpret(self, message: Any, descriptor: int | None) -> Message | None:
+        """Take a message apart; ValueError or TypeError for one that is not of the protocol."""
         match message:
-            case {"steps": steps}:
+            case {"error": dict(fields)}:
+                error = ExecutorError(**fields)
+                self.abort()
+                raise error
+            case {"steps": [_, *_] as steps}:
                 self._steps = [Step(*step) for step in steps]
                 return self._steps.pop(0)
-            case {"stop": name}:
+            case {"stop": str(name)}:
                 return Stop(name)
-            case {"pid": pid}:
+            case {"pid": int(pid)} if self.pid in (0, pid) and pid > 0:
+                if self.pid:
+                    return None
                 self.pid = pid
                 self._reap_outer()
                 return Pid(pid)
-            case {"descriptor": name} if descriptor is not None:
+            case {"descriptor": str(name)} if descriptor is not None:
                 return Descriptor(name, descriptor)
-            case {"listener": number}:
+            case {"listener": int(number)}:
                 return Listener(number)
-        if descriptor is not None:
-            os.close(descriptor)
-        self.abort()
-        raise ExecutorError("", 0, "recvmsg", "", 0, f"message not understood: {message!r}")
+        raise ValueError
 
     def _ended(self) -> None:
         """Tell a program that runs from an executor that died without a word."""
@@ -238,7 +251,8 @@ class Launch:
         if not self._outer_ended:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.outer_pid, 9)
-        while not self.pid:
+        deadline = time.monotonic() + END_TIMEOUT
+        while not self.pid and time.monotonic() < deadline:
             try:
                 data, descriptor = self._receive(END_TIMEOUT)
             except TimeoutError:
@@ -247,12 +261,23 @@ class Launch:
                 os.close(descriptor)
             if not data:
                 return
-            self.pid = json.loads(data).get("pid", 0)
+            self.pid = _told_pid(data)
 
     def _reap_outer(self) -> None:
         if not self._outer_ended:
             self._outer_ended = True
             _wait(self.outer_pid)
+
+
+def _told_pid(data: bytes) -> int:
+    """Return the pid that a datagram tells, 0 for any other."""
+    try:
+        match json.loads(data):
+            case {"pid": int(pid)} if pid > 0:
+                return pid
+    except (ValueError, RecursionError):
+        pass
+    return 0
 
 
 def _end(pid: int) -> None:

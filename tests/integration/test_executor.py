@@ -1233,3 +1233,23 @@ def test_a_message_nobody_sent_is_refused() -> None:
         os.close(descriptor)
     theirs.close()
     sleeper.poll()
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [b"{", b"5", b"[]", b'"error"', b"\xff", b'{"pid":-1}', b'{"pid":"1"}', b'{"steps":[]}', b'{"steps":[1]}', b"[" * 60000,
+     b'{"error":{"text":"x"}}', b'{"error":1}', b'{"stop":{}}', b'{"descriptor":"console"}', b'{"listener":"3"}'],
+    ids=lambda datagram: datagram[:24].decode(errors="replace"),
+)  # fmt: skip
+def test_an_odd_message_ends_the_launch_in_one_line(datagram: bytes) -> None:
+    """Who may trace the executor of an exec in a container can speak for it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sleeper = subprocess.Popen(["sleep", "1000"])
+    launch = Launch(sleeper.pid, ours)  # type: ignore[arg-type]
+    for _ in range(2):  # the second is met by the search for a pid
+        theirs.send(datagram)
+    theirs.close()
+    with pytest.raises(ExecutorError, match="not understood"):
+        launch.next()
+    assert not os.path.exists(f"/proc/{sleeper.pid}")
+    sleeper.poll()

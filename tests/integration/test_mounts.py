@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -195,3 +196,14 @@ def test_the_hosts_root_is_mounted_on_by_nobody(pysandbox: Runtime, make_bundle:
     assert done.returncode == 1
     assert "without a mount namespace they would be mounts of the host" in done.stderr
     assert mounts_below(Path("/proc")) == before
+
+
+def test_a_source_that_is_not_there_is_named_by_its_json_path(pysandbox: Runtime, make_bundle: MakeBundle) -> None:
+    requires("root")
+    bundle = make_bundle(["true"], lambda spec: spec["mounts"].append(bind("/nowhere/at/all", "/x")))
+    number = len(json.loads((bundle / "config.json").read_text())["mounts"]) - 1
+
+    done = pysandbox("run", "--bundle", bundle, pysandbox.new_id())
+
+    assert done.returncode == 1
+    assert f"mounts[{number}].source: /nowhere/at/all: no such file or directory" in done.stderr
