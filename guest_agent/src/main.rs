@@ -4,17 +4,11 @@
 //! It decides nothing. Operations are carried out in their order, and the first that fails ends it.
 #![deny(unsafe_code)]
 
-mod executor;
-mod ops;
-mod plan;
-mod report;
-mod slots;
-mod sys;
-
-use executor::Executor;
-use plan::Plan;
-use report::{Context, Failure, Outcome, Report};
-use slots::Slots;
+use pysandbox_guest::executor::Executor;
+use pysandbox_guest::plan::Plan;
+use pysandbox_guest::report::{Context, Failure, Outcome, Report};
+use pysandbox_guest::slots::Slots;
+use pysandbox_guest::sys;
 
 fn main() {
     sys::reset_signals();
