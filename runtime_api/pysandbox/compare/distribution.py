@@ -69,10 +69,3 @@ def ratio(measured: Sequence[float], reference: Sequence[float], *, seed: int = 
         ratios.append(median([measured[n] for n in drawn]) / median([reference[n] for n in drawn]))
     outside = (1 - CONFIDENCE) / 2
     return Ratio(median(measured) / median(reference), quantile(ratios, outside), quantile(ratios, 1 - outside))
-
-
-def verdict(measured: Ratio, limit: float) -> str:
-    """Return `met` or `missed` where the whole interval lies on one side of the limit, else `open`."""
-    if measured.high <= limit:
-        return "met"
-    return "missed" if measured.low > limit else "open"

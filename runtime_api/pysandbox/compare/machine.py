@@ -26,7 +26,7 @@ def describe(contenders: Iterable[Contender]) -> dict[str, Any]:
         "cgroup": "v2" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "hybrid or v1",
         "python": platform.python_version(),
         "load": os.getloadavg(),
-        "versions": {name: _version(command) for name, command in {c.name: c.command[0] for c in contenders}.items()},
+        "versions": {each.name: _version(each) for each in contenders},
     }
 
 
@@ -36,6 +36,11 @@ def stolen() -> tuple[int, int]:
     return ticks[7], sum(ticks)
 
 
+def share(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """Return the share of the time between two answers of `stolen` that the hypervisor took."""
+    return (after[0] - before[0]) / max(1, after[1] - before[1])
+
+
 def _read(path: str) -> str | None:
     try:
         return Path(path).read_text().strip()
@@ -43,6 +48,7 @@ def _read(path: str) -> str | None:
         return None
 
 
-def _version(program: str) -> str:
-    answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=False)
+def _version(contender: Contender) -> str:
+    argv = [*contender.command, "--version"]
+    answer = subprocess.run(argv, env=contender.environment, capture_output=True, text=True, timeout=30, check=False)
     return (answer.stdout or answer.stderr).partition("\n")[0].strip()

@@ -11,15 +11,13 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 T = TypeVar("T")
 
 CLONE_NEWNS, MS_REC, MS_SLAVE, MNT_DETACH, PR_SET_CHILD_SUBREAPER = 0x00020000, 0x4000, 1 << 19, 2, 36
 #: A container that has not ended after so long never will.
 LIMIT = 30.0
-#: What contenders may see of our environment.
-ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
 class Failed(Exception):
@@ -31,17 +29,10 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def run(argv: Sequence[str], output: int) -> float:
+def run(argv: Sequence[str], environment: Mapping[str, str], output: int) -> float:
     """Run a command and return its milliseconds: /dev/null as stdin, the file `output` as the rest. Raises Failed."""
-    os.ftruncate(output, 0)
-    os.lseek(output, 0, os.SEEK_SET)
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_DUP2, output, 1),
-        (os.POSIX_SPAWN_DUP2, output, 2),
-    ]
     begin = time.perf_counter_ns()
-    pid = os.posix_spawn(argv[0], list(argv), ENVIRONMENT, file_actions=actions)
+    pid = spawn(argv, environment, output)
     _, status = os.waitpid(pid, 0)
     end = time.perf_counter_ns()
     code = os.waitstatus_to_exitcode(status)
@@ -50,6 +41,18 @@ def run(argv: Sequence[str], output: int) -> float:
             f"{' '.join(argv)}: exit code {code}: {os.pread(output, 2000, 0).decode(errors='replace').strip()}"
         )
     return (end - begin) / 1e6
+
+
+def spawn(argv: Sequence[str], environment: Mapping[str, str], output: int) -> int:
+    """Start a command and return its pid; streams as in `run`."""
+    os.ftruncate(output, 0)
+    os.lseek(output, 0, os.SEEK_SET)
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, output, 1),
+        (os.POSIX_SPAWN_DUP2, output, 2),
+    ]
+    return os.posix_spawn(argv[0], list(argv), environment, file_actions=actions)
 
 
 def end(pid: int) -> None:

@@ -9,7 +9,7 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from pysandbox.compare import measure, memory, parity, workload
+from pysandbox.compare import measure, memory, parity, throughput, workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +36,10 @@ class Bench:
         self._pid_file = directory / f"pid-{contender.label}"
         self._long = ""
         self._long_pid = 0
+        #: Commands of this contender so far.
+        self.commands = 0
+        #: MiB of processes outside of the caller's cgroup that serve a command: the warm server's spare.
+        self.elsewhere = 0.0
 
     def __enter__(self) -> Self:
         """Start the container that `exec` and `state` are measured on."""
@@ -52,8 +56,9 @@ class Bench:
 
     def command(self, *args: str, prefix: Sequence[str] = ()) -> float:
         """Run one command of the runtime in its place and return its milliseconds."""
-        argv = [*prefix, *self.contender.command, "--root", os.fspath(self.root), *args]
-        return self.place.call(lambda: measure.run(argv, self._output))
+        argv = [*prefix, *self._argv(*args)]
+        self.commands += 1
+        return self.place.call(lambda: measure.run(argv, self.contender.environment, self._output))
 
     def output(self) -> str:
         """Return what the last command wrote."""
@@ -69,12 +74,39 @@ class Bench:
             opened = True
         return parity.features(self._long_pid, self._long, self.root / self._long, opens_fuse=opened)
 
+    @contextlib.contextmanager
+    def foreground(self) -> Iterator[int]:
+        """Have `run` wait for a container; yield the pid of what was started."""
+        container = _new_id()
+        argv = self._argv("run", *self._bundle("sleep"), "--pid-file", os.fspath(self._pid_file), container)
+        self._pid_file.unlink(missing_ok=True)
+        self.commands += 1
+        pid = self.place.call(lambda: measure.spawn(argv, self.contender.environment, self._output))
+        try:
+            self._wait_for_sleep()
+            yield pid
+        finally:
+            with contextlib.suppress(measure.Failed):  # what went wrong before is what is to be told
+                self.command("kill", container, "KILL")
+            measure.end(pid)
+
+    def _wait_for_sleep(self) -> None:
+        """Wait until the container's program runs."""
+        deadline = time.monotonic() + measure.LIMIT
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(self._pid_file.read_text())
+                with open(f"/proc/{pid}/comm") as file:
+                    if file.read() == "sleep\n":
+                        return
+            time.sleep(0.01)
+        raise measure.Failed(f"{self.contender.label}: run: no container after {measure.LIMIT:.0f} s: {self.output()}")
+
     # -- scenarios ---------------------------------------------------------------------------------------------------
 
     def run_true(self) -> Iterator[tuple[str, float]]:
         """`run` of a program that does nothing."""
-        done = self.command("run", "--bundle", os.fspath(self.bundles["true"]), _new_id())
-        yield "run true", done
+        yield "run true", self.command("run", *self._bundle("true"), _new_id())
 
     def life(self) -> Iterator[tuple[str, float]]:
         """Create, start, kill, delete, each timed; and the three of them that make a container and remove it."""
@@ -98,29 +130,51 @@ class Bench:
 
     def executor(self) -> Iterator[tuple[str, float]]:
         """The executor's own share of `run true`, from its spawn to the user's program, as `--trace` tells it."""
-        if self.contender.name != "pysandbox":
+        if not self.contender.ours:
             return
-        self.command("run", "--trace", "--bundle", os.fspath(self.bundles["true"]), _new_id())
+        self.command("run", "--trace", *self._bundle("true"), _new_id())
         yield EXECUTOR, traced_milliseconds(self.output())
 
     def peak_memory(self) -> Iterator[tuple[str, float]]:
-        """Most memory that `run true` and all its processes had at once, what the kernel holds for them included."""
+        """Most memory that `run true` and all its processes had at once, what the kernel holds for them included.
+
+        A spare of the warm server has it in the server's cgroup: what it had at most of its own is added.
+        """
         if not memory.available():
             return
         meter = memory.Meter()
         workload.set_cgroups_path(self.bundles["counted"], meter.cgroups_path)
         with meter.prefix() as prefix:
-            self.command("run", "--bundle", os.fspath(self.bundles["counted"]), _new_id(), prefix=prefix)
-            yield MEMORY, meter.mebibytes()
+            self.command("run", *self._bundle("counted"), _new_id(), prefix=prefix)
+            yield MEMORY, meter.mebibytes() + self.elsewhere
+
+    def throughput(self, level: int) -> throughput.Turn:
+        """Run containers, `level` of them at once."""
+        outputs = [os.memfd_create("output") for _ in range(level)]
+
+        def run(worker: int) -> float:
+            argv = self._argv("run", *self._bundle("true"), _new_id())
+            return measure.run(argv, self.contender.environment, outputs[worker])
+
+        self.commands += throughput.CONTAINERS
+        try:
+            return self.place.call(lambda: throughput.take(run, level))
+        finally:
+            for output in outputs:
+                os.close(output)
 
     def scenarios(self) -> list[Any]:
         """Return all of them, in the order of the table."""
         return [self.run_true, self.life, self.exec_true, self.state, self.executor, self.peak_memory]
 
+    def _argv(self, *args: str) -> list[str]:
+        return [*self.contender.command, "--root", os.fspath(self.root), *args]
+
+    def _bundle(self, name: str) -> tuple[str, str]:
+        return "--bundle", os.fspath(self.bundles[name])
+
     def _create(self, container: str, bundle: str) -> float:
-        return self.command(
-            "create", "--bundle", os.fspath(self.bundles[bundle]), "--pid-file", os.fspath(self._pid_file), container
-        )
+        return self.command("create", *self._bundle(bundle), "--pid-file", os.fspath(self._pid_file), container)
 
     def _new(self, bundle: str) -> tuple[str, int]:
         container = _new_id()
@@ -142,7 +196,7 @@ def traced_milliseconds(text: str) -> float:
 
 def floor(contender: Contender, place: measure.Place, output: int) -> Iterator[tuple[str, float]]:
     """Milliseconds for a program that is no runtime."""
-    yield FLOOR, place.call(lambda: measure.run(contender.command, output))
+    yield FLOOR, place.call(lambda: measure.run(contender.command, contender.environment, output))
 
 
 def _new_id() -> str:

@@ -4,43 +4,53 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pysandbox.compare import distribution
+from pysandbox.compare import contender, distribution
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from pysandbox.compare.footprint import Footprint
+
     Series = Mapping[str, Mapping[str, Sequence[float]]]
 
-#: How many times runc's median each may take, cold.
-GOALS = {"run true": 3.0, "exec true": 4.0, "state": 10.0, "kill": 10.0, "delete": 10.0}
-#: Milliseconds from the executor's spawn to the program.
-EXECUTOR_GOAL = 3.0
+#: Whom everybody is compared with, where they took part.
+REFERENCES = ("runc", "crun")
 UNITS = {"peak memory": "MiB"}
 
 
 def lines(series: Series) -> Iterator[str]:
-    """Yield the table: medians and quartiles, the ratio to runc with its interval, the goal and whether it was met."""
+    """Yield the table: medians and quartiles, and the ratios to runc and to crun in the same place, with intervals."""
     for scenario, contenders in series.items():
-        unit = UNITS.get(scenario, "ms")
+        names = {label.partition("@")[0] for label in contenders}
+        references = [name for name in REFERENCES if name in names]
+        unit = UNITS.get(scenario, "per s" if "at once" in scenario else "ms")
         yield ""
-        yield f"{scenario:<24}{'median ' + unit:>12}{'quartiles':>20}   {'ratio to runc (95 %)':<26}goal"
+        heads = "".join(f"{f'ratio to {name} (95 %)':<26}" for name in references)
+        yield f"{scenario:<24}{'median ' + unit:>12}{'quartiles':>20}   {heads}".rstrip()
         for label, values in contenders.items():
             summary = distribution.summarize(values)
             quartiles = f"{summary.lower:.1f} … {summary.upper:.1f}"
-            comparison = _comparison(scenario, label, contenders)
-            yield f"  {label:<22}{summary.median:>12.2f}{quartiles:>20}   {comparison}".rstrip()
+            ratios = "".join(f"{_ratio(label, name, contenders):<26}" for name in references)
+            yield f"  {label:<22}{summary.median:>12.2f}{quartiles:>20}   {ratios}".rstrip()
 
 
-def _comparison(scenario: str, label: str, contenders: Mapping[str, Sequence[float]]) -> str:
-    name, _, place = label.partition("@")
-    if scenario == "executor":
-        met = "met" if distribution.median(contenders[label]) <= EXECUTOR_GOAL else "missed"
-        return f"{'':<26}≤ {EXECUTOR_GOAL:g} ms: {met}"
-    reference = contenders.get("runc" + (f"@{place}" if place else ""))
-    if reference is None or name == "runc":
+def memory_lines(parts: Mapping[str, Mapping[str, Footprint]], forks: Sequence[float]) -> Iterator[str]:
+    """Yield the block of what waits, contender → part → footprint, and the milliseconds of the server's forks."""
+    yield ""
+    yield f"{'memory while run waits':<44}{'processes':>10}{'RSS MiB':>10}{'PSS MiB':>10}{'private MiB':>13}"
+    for label, footprints in parts.items():
+        for part, each in footprints.items():
+            name = f"{label}: {part}"
+            numbers = f"{each.resident:>10.2f}{each.proportional:>10.2f}{each.private:>13.2f}"
+            yield f"  {name:<42}{each.processes:>10}{numbers}"
+    if forks:
+        found = distribution.summarize(forks)
+        yield f"  a fork of the server: {found.median:.2f} ms ({found.lower:.2f} … {found.upper:.2f})"
+
+
+def _ratio(label: str, name: str, contenders: Mapping[str, Sequence[float]]) -> str:
+    reference = contender.beside(label, name)
+    if reference == label or reference not in contenders:
         return ""
-    found = distribution.ratio(contenders[label], reference)
-    text = f"{found.value:.2f} ({found.low:.2f} … {found.high:.2f})"
-    if name != "pysandbox" or scenario not in GOALS:
-        return text
-    return f"{text:<26}≤ {GOALS[scenario]:g}: {distribution.verdict(found, GOALS[scenario])}"
+    found = distribution.ratio(contenders[label], contenders[reference])
+    return f"{found.value:.2f} ({found.low:.2f} … {found.high:.2f})"

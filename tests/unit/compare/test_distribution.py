@@ -6,9 +6,7 @@ import random
 
 import pytest
 
-from pysandbox.compare import distribution, table
-from pysandbox.compare.distribution import Ratio
-from pysandbox.compare.scenario import traced_milliseconds
+from pysandbox.compare import distribution
 
 
 def test_the_median_of_an_odd_number_is_the_middle_value() -> None:
@@ -67,41 +65,3 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 def test_series_of_different_rounds_are_not_compared() -> None:
     with pytest.raises(ValueError, match="rounds"):
         distribution.ratio([1.0], [1.0, 2.0])
-
-
-@pytest.mark.parametrize(("low", "high", "expected"), [(1, 3, "met"), (3.1, 4, "missed"), (2.9, 3.1, "open")])
-def test_a_goal_is_met_or_missed_only_when_the_whole_interval_says_so(low: float, high: float, expected: str) -> None:
-    assert distribution.verdict(Ratio(3, low, high), 3) == expected
-
-
-def test_the_table_shows_ratio_goal_and_verdict() -> None:
-    shown = "\n".join(table.lines({"run true": {"pysandbox": [20.0] * 5, "runc": [10.0] * 5}}))
-
-    assert "2.00 (2.00 … 2.00)" in shown
-    assert "≤ 3: met" in shown
-
-
-def test_contenders_in_the_private_place_are_compared_with_runc_there() -> None:
-    series = {"state": {"runc": [1.0], "runc@cgroup2": [2.0], "crun@cgroup2": [1.0]}}
-
-    shown = [line for line in table.lines(series) if "crun@cgroup2" in line]
-
-    assert "0.50 (" in shown[0]
-
-
-TRACE = """\
-    0.000 ms  +   0.000  stop
-   10.000 ms  +  10.000  unshare
-   11.000 ms  +   1.000  clone
-   11.500 ms  +   0.500  stop
-   20.000 ms  +   8.500  pivot_root
-   20.250 ms  +   0.250  stop
-"""
-
-
-def test_the_executors_share_is_its_steps_without_the_answers_it_waited_for() -> None:
-    assert traced_milliseconds(TRACE) == 1.0 + 0.5 + 0.25
-
-
-def test_other_lines_of_a_trace_count_for_nothing() -> None:
-    assert traced_milliseconds("hello\n\n" + TRACE + 'time="…" level=warning msg="5 ms + 3"\n') == 1.75
