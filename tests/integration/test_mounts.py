@@ -207,3 +207,48 @@ def test_a_source_that_is_not_there_is_named_by_its_json_path(pysandbox: Runtime
 
     assert done.returncode == 1
     assert f"mounts[{number}].source: /nowhere/at/all: no such file or directory" in done.stderr
+
+
+CGROUP2_ALONE = """
+set -e
+mount --make-rshared /
+umount -l /sys/fs/cgroup
+mount -t cgroup2 -o noatime the-hosts-own /sys/fs/cgroup
+mkdir /sys/fs/cgroup/$0
+mount -t tmpfs none /sys/fs/cgroup/$0
+"$@"
+"""
+
+
+def test_cgroup2_without_a_namespace_is_the_hosts_own_and_looks_like_a_new_one(
+    pysandbox: Runtime, make_bundle: MakeBundle
+) -> None:
+    requires("root", "command unshare")
+    if " - cgroup2 " not in Path("/proc/self/mountinfo").read_text():
+        pytest.skip("no cgroup2 file system is mounted")
+    requires_first_cgroup_namespace()
+    bundle = make_bundle(["cat", "/proc/self/mountinfo"])
+    container = pysandbox.new_id()
+    covered = f"{container}-covered"
+    in_place = ["unshare", "-m", "sh", "-c", CGROUP2_ALONE, covered]
+
+    done = subprocess.run(
+        [*in_place, *pysandbox.argv("run", "--bundle", bundle, container)],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    (top,) = Path("/sys/fs/cgroup").rglob(covered)
+    top.rmdir()
+
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if " /sys/fs/cgroup" in line]
+    root, place, options, *tags = line.partition(" - ")[0].split(" ")[3:]
+    # As one that was made anew has it: not noatime, not a peer or a slave of the host's, nothing mounted below it.
+    assert (root, place, options, tags) == ("/", "/sys/fs/cgroup", "ro,nosuid,nodev,noexec,relatime", [])
+    kind, source, _ = line.partition(" - ")[2].split(" ", 2)
+    assert (kind, source) == ("cgroup2", "the-hosts-own")
+
+
+def requires_first_cgroup_namespace() -> None:
+    """Skip where this machine is itself a container: there cgroup2 is mounted anew, and at no cost."""
+    if Path("/proc/self/ns/cgroup").stat().st_ino != 0xEFFFFFFB:
+        pytest.skip("not in the kernel's first cgroup namespace")

@@ -31,7 +31,8 @@ class CgroupMount:
 
     On v1, each is a directory `name` below the mount's destination, with symbolic `links` to it (`cpu` and `cpuacct`
     to `cpu,cpuacct`); a container with its own cgroup namespace mounts a new instance with `options` as its data, any
-    other gets a bind mount of `source`. On v2 there is one with an empty `name`: the mount itself.
+    other gets a bind mount of `source`. On v2 there is one with an empty `name`: the mount itself. `whole` is where
+    this host has all of that hierarchy mounted, empty where it shows a part of it only.
     """
 
     version: int
@@ -39,6 +40,7 @@ class CgroupMount:
     source: str
     options: str = ""
     links: tuple[str, ...] = ()
+    whole: str = ""
 
 
 class Cgroup(abc.ABC):

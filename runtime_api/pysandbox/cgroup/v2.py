@@ -192,7 +192,11 @@ class CgroupV2(Cgroup):
 
     def mounts(self) -> tuple[CgroupMount, ...]:
         """See `Cgroup.mounts`."""
-        return (CgroupMount(version=2, name="", source=self._path),)
+        from pysandbox.cgroup.layout import read_layout
+
+        unified = read_layout().unified
+        whole = unified.mount_point if unified is not None and unified.root == "/" else ""
+        return (CgroupMount(version=2, name="", source=self._path, whole=whole),)
 
 
 class _Everywhere(dict[str, str]):

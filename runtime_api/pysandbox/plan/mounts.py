@@ -18,7 +18,9 @@ Decisions, each as runc has it unless said otherwise:
   checks the same on what the destination really is.
 * /proc and /sys are attached to real directories only (CVE-2019-19921).
 * cgroup on v1: a tmpfs with a directory per hierarchy. On v2 cgroup2 itself; where a user namespace without a cgroup
-  namespace forbids that, a bind of the container's own cgroup.
+  namespace forbids that, a bind of the container's own cgroup. A container that shares the host's own cgroup namespace
+  gets a clone of the host's mount: a new one would show the same, but set the flags of the whole hierarchy anew
+  (`nsdelegate`, `memory_recursiveprot`) and wait 10 to 20 ms for it (cgroup_get_tree in the kernel's cgroup.c).
 * `remount` without `bind`, options of 256 bytes and more, `iversion` and data with an escaped comma go through
   mount(2): fsconfig(2) cannot say them.
 """
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
         def options(self) -> str: ...  # noqa: D102
         @property
         def links(self) -> Sequence[str]: ...  # noqa: D102
+        @property
+        def whole(self) -> str: ...  # noqa: D102
 
 
 #: What LXCFS and the like put over procfs; runc allows the same.
@@ -100,6 +104,7 @@ class Surroundings:
     uid_maps: Sequence[tuple[int, int, int]] = ()
     gid_maps: Sequence[tuple[int, int, int]] = ()
     cgroup_namespace: bool = False
+    initial_cgroups: bool = False
     cgroup_mounts: Callable[[], Sequence[CgroupMount]] = tuple
     label: str = ""
 
@@ -362,11 +367,23 @@ def _cgroup2(
     if around.user_namespace and not around.cgroup_namespace:
         _cgroup_bind(steps, slot, destination, options, hierarchy)
         return
+    if around.initial_cgroups and not around.cgroup_namespace and hierarchy.whole and not options.data:
+        _cgroup2_clone(steps, slot, destination, options, hierarchy.whole)
+        return
     steps.inner.append(
         op.mount_filesystem(
             "cgroup2", "cgroup", destination, options=_pairs(options.data), attributes=options.set_attributes
         )
     )
+
+
+def _cgroup2_clone(steps: Steps, slot: str, destination: str, options: ParsedOptions, whole: str) -> None:
+    """Clone the host's mount of cgroup2, and that alone, with nothing of it but the superblock."""
+    every = _ACCESS | mo.MOUNT_ATTR_NOSYMFOLLOW | mo.MOUNT_ATTR__ATIME | mo.MOUNT_ATTR_NODIRATIME
+    set_, clear = _whole_atime(options.set_attributes, every)
+    steps.outer.append(op.open_tree(slot, whole, recursive=False))
+    steps.outer.append(op.set_attributes(slot, set=set_, clear=clear, propagation=mo.MS_PRIVATE))
+    steps.inner.append(op.mount_bind(slot, destination))
 
 
 def _cgroup1(
