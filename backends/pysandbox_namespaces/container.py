@@ -8,6 +8,7 @@ import os
 import signal as signals
 
 from pysandbox.backend import Container, Process
+from pysandbox.caller import current
 from pysandbox.errors import FailedPrecondition, NotFound
 from pysandbox.linux import is_alive, start_time
 from pysandbox_namespaces import process as processes
@@ -103,7 +104,7 @@ class NamespacesContainer(Container):
             self._execution.close()
         self._cgroup.kill()
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.init.pid, os.WNOHANG)
+            current().reap(self.init.pid)
         if self._root is not None:
             self._root.detach()
         self._cgroup.remove()

@@ -8,6 +8,7 @@ import signal as signals
 import time
 
 from pysandbox.backend import ExitStatus
+from pysandbox.caller import current
 from pysandbox.errors import DeadlineExceeded, FailedPrecondition
 from pysandbox.linux import is_alive, start_time
 
@@ -48,7 +49,7 @@ def wait_exit(pid: int, started: int, timeout: float | None) -> ExitStatus:
     if not _wait_readable(pid, started, timeout):
         raise DeadlineExceeded(f"process {pid} has not ended after {timeout} s")
     try:
-        _, status = os.waitpid(pid, 0)
+        status = current().reap(pid) or 0
     except ChildProcessError:
         return ExitStatus(code=UNKNOWN_EXIT_CODE, exited_at=time.time())
     code = os.waitstatus_to_exitcode(status)

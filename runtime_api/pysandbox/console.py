@@ -6,12 +6,14 @@ alike, and nothing is lost between two system calls.
 
 from __future__ import annotations
 
+import _signal
 import contextlib
 import fcntl
 import os
 import select
 import signal
 
+from pysandbox.caller import current
 from pysandbox.errors import FailedPrecondition, InvalidArgument
 
 TYPE_CHECKING = False
@@ -40,15 +42,16 @@ class Signals:
     def __enter__(self) -> Self:
         self.descriptor, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        caught = (signal.valid_signals() - NOT_FORWARDED) | {signal.SIGCHLD}
-        self._handlers = {number: signal.signal(number, _ignore) for number in caught}
+        # The C half: its Python half makes an enum of every number and every handler, which doubles what this costs.
+        caught = (_signal.valid_signals() - NOT_FORWARDED) | {signal.SIGCHLD}
+        self._handlers = {number: _signal.signal(number, _ignore) for number in caught}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._handlers.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            _signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         signal.set_wakeup_fd(self._wakeup)
         os.close(self.descriptor)
         os.close(self._writer)
@@ -68,6 +71,7 @@ class Terminal:
     """The caller's terminal, in raw mode from `__enter__` to `__exit__`. Raises InvalidArgument if there is none."""
 
     def __init__(self) -> None:
+        current().require_cold("its terminal is for its own process to read and to set")
         self.descriptor = _host_terminal()
 
     def __enter__(self) -> Self:
@@ -191,6 +195,7 @@ def attend(
         if pidfd is None:
             return container.wait(exec_id).code
         stack.callback(os.close, pidfd)
+        current().attend(process.pid)
         relay = None
         if terminal is not None and process.console is not None:
             relay = _Relay(process.console)
@@ -228,7 +233,7 @@ def _loop(
         ready = dict(poll.poll())
         for number in signals.take():
             if number == signal.SIGCHLD:
-                _reap_orphans(process.pid)
+                current().attend(process.pid)
             elif number == signal.SIGWINCH and relay is not None and terminal is not None:
                 terminal.resize(relay.master)
             else:
@@ -242,15 +247,6 @@ def _loop(
 def _forward(container: Container, number: int, exec_id: str | None) -> None:
     with contextlib.suppress(FailedPrecondition, ProcessLookupError):
         container.kill(number, exec_id=exec_id)
-
-
-def _reap_orphans(ours: int) -> None:
-    """Reap what we adopted as the subreaper, and leave the process whose exit code is wanted."""
-    with contextlib.suppress(ChildProcessError):
-        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-            if ended.si_pid == ours:
-                return
-            os.waitpid(ended.si_pid, 0)
 
 
 # -- handing over ------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Run a plan: seal the executor, spawn it, talk to it over the report socket.
 
-`spawn` posix_spawns the static executor from a sealed memfd. Its argv is `pysandbox-init` and one `slot=N` for each
-descriptor it gets: `report` (SOCK_SEQPACKET), `plan` (a memfd holding the plan's JSON), and what the caller adds
-(`start`, `process`, `cgroup`). Descriptors 3 … 2+preserve are the container's own, in order.
+`spawn` has the caller's process start the static executor from a sealed memfd. Its argv is `pysandbox-init` and one
+`slot=N` for each descriptor it gets: `report` (SOCK_SEQPACKET), `plan` (a memfd holding the plan's JSON), and what the
+caller adds (`start`, `process`, `cgroup`). Descriptors 3 … 2+preserve are the container's own, in order.
 
 One JSON object in each datagram. From the executor:
 
@@ -34,12 +34,13 @@ import stat
 import sys
 import time
 
+from pysandbox.caller import current
 from pysandbox.errors import DeadlineExceeded, SandboxError, Unavailable
 from pysandbox.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from pysandbox.backend import Stdio
@@ -285,12 +286,9 @@ def _end(pid: int) -> None:
 
     The pid comes over a socket that a container may get hold of, if it may look into other processes.
     """
-    try:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return
-    os.kill(pid, 9)
-    _wait(pid)
+    if current().is_child(pid):
+        os.kill(pid, 9)
+        _wait(pid)
 
 
 def _wait(pid: int) -> int:
@@ -306,7 +304,7 @@ def _wait(pid: int) -> int:
         poll.register(pidfd, select.POLLIN)
         if not poll.poll(END_TIMEOUT * 1000):
             raise DeadlineExceeded(f"process {pid} has not ended after {END_TIMEOUT:g} s")
-        return os.waitpid(pid, 0)[1]
+        return current().reap(pid) or 0
     except ChildProcessError:
         return 0
     finally:
@@ -323,41 +321,39 @@ def spawn(plan_json: bytes, *, stdio: Stdio, slots: Mapping[str, int]) -> Launch
     `parent_death_signal` looks at the calling *thread* (prctl(2)): it must live until the plan takes the signal back.
     """
     with contextlib.ExitStack() as held:
-        program = _hold(held, sealed_executor())
+        program = _held if _held is not None else _hold(held, sealed_executor())
         plan = _hold(held, _memfd("plan", plan_json))
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         held.callback(theirs.close)
+        given = {"report": theirs.fileno(), "plan": plan, **slots}
+        streams = [stdio.stdin, stdio.stdout, stdio.stderr, *stdio.preserved]
+        arguments = [ARGV0, *(f"{name}={number}" for number, name in enumerate(given, len(streams)))]
+        spawned = time.monotonic_ns()
         try:
-            given = {"report": theirs.fileno(), "plan": plan, **slots}
-            outer, spawned = _spawn(held, program, [stdio.stdin, stdio.stdout, stdio.stderr, *stdio.preserved], given)
+            outer = current().spawn(program, arguments, {}, [*streams, *given.values()])
         except BaseException:
             ours.close()
             raise
     return Launch(outer, ours, spawned)
 
 
+def hold_executor(at_least: int) -> None:
+    """Make one sealed copy for all that this process and its forks will spawn; its number is at least `at_least`.
+
+    Containers share it as they share the page cache's pages of any program: nobody can write to it.
+    """
+    global _held
+    copy = sealed_executor()
+    _held = fcntl.fcntl(copy, fcntl.F_DUPFD_CLOEXEC, at_least)
+    os.close(copy)
+
+
+_held: int | None = None
+
+
 def _hold(held: contextlib.ExitStack, descriptor: int) -> int:
     held.callback(os.close, descriptor)
     return descriptor
-
-
-def _spawn(
-    held: contextlib.ExitStack, program: int, streams: Iterable[int], slots: Mapping[str, int]
-) -> tuple[int, int]:
-    """Put `streams` at 0, 1, 2, … and the slots right after them; return the pid, and when it was spawned in ns.
-
-    Every descriptor is first copied to a number beyond all targets, so that no dup2(2) overwrites what a later one
-    needs.
-    """
-    wanted = [*streams, *slots.values()]
-    beyond = len(wanted)
-    copies = [_hold(held, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, beyond)) for fd in wanted]
-    program = _hold(held, fcntl.fcntl(program, fcntl.F_DUPFD_CLOEXEC, beyond))
-    first = beyond - len(slots)
-    arguments = [ARGV0, *(f"{name}={first + index}" for index, name in enumerate(slots))]
-    actions = [(os.POSIX_SPAWN_DUP2, copy, target) for target, copy in enumerate(copies)]
-    spawned = time.monotonic_ns()
-    return os.posix_spawn(f"/proc/self/fd/{program}", arguments, {}, file_actions=actions, setsigmask=[]), spawned
 
 
 def _memfd(name: str, content: bytes) -> int:

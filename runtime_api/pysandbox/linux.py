@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # From the Linux kernel headers.
 PR_SET_CHILD_SUBREAPER = 36
 NR_pidfd_getfd = 438
+#: IN_MODIFY | IN_ATTRIB (a link less, by a rename over it) | IN_DELETE_SELF | IN_MOVE_SELF.
+IN_CHANGED = 0x002 | 0x004 | 0x400 | 0x800
 
 #: Field numbers of /proc/PID/stat (proc(5)) counted from the state, which follows the name in brackets.
 _STAT_STATE = 0
@@ -45,6 +51,33 @@ def pidfd_getfd(pidfd: int, descriptor: int) -> int:
         errno = ctypes.get_errno()
         raise OSError(errno, f"pidfd_getfd: {os.strerror(errno)}")
     return copy
+
+
+def setns(descriptor: int, kinds: int) -> None:
+    """Join namespaces: setns(2). With a pidfd (Linux 5.8), those of its process that the CLONE_NEW* flags name."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, kinds) < 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"setns: {os.strerror(errno)}")
+
+
+def watch(paths: Sequence[str]) -> int:
+    """Return an inotify(7) descriptor: readable once one of the files is written to, replaced or removed."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    for path in paths if descriptor >= 0 else ():
+        if libc.inotify_add_watch(descriptor, os.fsencode(path), IN_CHANGED) < 0:
+            os.close(descriptor)
+            descriptor = -1
+            break
+    if descriptor < 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"inotify: {os.strerror(errno)}")
+    return int(descriptor)
 
 
 def start_time(pid: int) -> int | None:

@@ -274,7 +274,7 @@ def _read_file(directory: int, name: str, where: str) -> bytes:
         if status.st_size > RECORD_LIMIT:
             raise DamagedRecord(f"{where}/{name}: {status.st_size} bytes are too many: at most {RECORD_LIMIT}")
         with open(descriptor, "rb", buffering=0, closefd=False) as file:
-            return file.read(RECORD_LIMIT)
+            return file.read(status.st_size + 1)
     finally:
         os.close(descriptor)
 

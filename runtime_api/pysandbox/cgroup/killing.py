@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 
+from pysandbox.caller import current
 from pysandbox.cgroup.directory import CgroupError
 from pysandbox.errors import DeadlineExceeded
 
@@ -56,7 +57,7 @@ def _try_to_freeze(cgroup: Cgroup) -> None:
 
 
 def _signal(pid: int, signal: int) -> None:
-    if pid == os.getpid():
+    if pid in (os.getpid(), current().pid):
         return
     try:
         os.kill(pid, signal)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from pysandbox.caller import current
 from pysandbox.errors import Unavailable
 from pysandbox.record import dataclass
 
@@ -74,7 +75,7 @@ class Layout:
 
 def read_layout() -> Layout:
     """Read the layout from /proc. Raises Unavailable where no cgroup file system is mounted."""
-    layout = parse_layout(_read("/proc/self/mountinfo"), _read("/proc/self/cgroup"))
+    layout = parse_layout(_read("/proc/self/mountinfo"), _read(f"/proc/{current().pid}/cgroup"))
     if not layout.legacy and layout.unified is None:
         raise Unavailable(f"no cgroup file system is mounted at {MOUNT_POINT}")
     return layout

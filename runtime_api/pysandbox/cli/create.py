@@ -21,5 +21,6 @@ def run(invocation: Invocation) -> int:
 
     check_id(invocation.container_id)
     bundle = load_bundle(os.path.abspath(invocation.parsed["bundle"] or "."), invocation.parsed["config"])
-    prepare(invocation, invocation.container_id, bundle, detach=True)()
+    _, create = prepare(invocation, invocation.container_id, bundle, detach=True)
+    create()
     return 0

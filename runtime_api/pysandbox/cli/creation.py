@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pysandbox.backend import Options, Stdio
+from pysandbox.caller import current
 from pysandbox.cli.flags import Flag
 from pysandbox.errors import InvalidArgument
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pysandbox.backend import Container, Process
     from pysandbox.cli.flags import Parsed
     from pysandbox.cli.invocation import Invocation
+    from pysandbox.lifecycle import Runtime
     from pysandbox.oci.bundle import Bundle
 
 CONSOLE_FLAGS = (
@@ -66,7 +68,7 @@ class Trace:
 def listen_descriptors(inherited: frozenset[int]) -> int:
     """Return how many sockets systemd passed to us: LISTEN_FDS, if LISTEN_PID is ours (sd_listen_fds(3))."""
     count, pid = os.environ.get("LISTEN_FDS", ""), os.environ.get("LISTEN_PID", "")
-    if not count.isdecimal() or pid != str(os.getpid()):
+    if not count.isdecimal() or pid != str(current().pid):
         return 0
     return len([number for number in range(3, 3 + min(int(count), 4096)) if number in inherited])
 
@@ -86,8 +88,10 @@ def preserved(flags: Parsed, inherited: frozenset[int], listening: int = 0) -> t
     return numbers
 
 
-def prepare(invocation: Invocation, container_id: str, bundle: Bundle, *, detach: bool) -> Callable[[], Container]:
-    """Check what the flags ask for and connect to what they name; return what then creates the container.
+def prepare(
+    invocation: Invocation, container_id: str, bundle: Bundle, *, detach: bool
+) -> tuple[Runtime, Callable[[], Container]]:
+    """Check what the flags ask for and connect to what they name; return the runtime, and what creates the container.
 
     Changes to the bundle's directory, where hooks run.
     """
@@ -109,7 +113,7 @@ def prepare(invocation: Invocation, container_id: str, bundle: Bundle, *, detach
         directories = (notify.DIRECTORY,)
     deliver = delivery(flags)
     os.chdir(bundle.path)
-    return lambda: lifecycle.create(
+    return runtime, lambda: lifecycle.create(
         runtime,
         container_id,
         bundle,

@@ -21,7 +21,7 @@ DEFAULT_ROOT = "/run/pysandbox"
 #: Each is a module of this package, with a COMMAND and a run().
 COMMANDS = (
     "backends", "checkpoint", "create", "delete", "events", "exec", "explain", "features", "kill", "list", "pause",
-    "ps", "restore", "resume", "run", "spec", "start", "state", "update",
+    "ps", "restore", "resume", "run", "server", "spec", "start", "state", "update",
 )  # fmt: skip
 #: Commands whose failure has another exit code than 1, as under runc.
 FAILURE_CODES = {"exec": 255}
@@ -45,12 +45,16 @@ _HELP = Flag("help", "show help", alias="h", hidden=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code. `argv` is without the program's name."""
+    """Run one command in this process, started for it; return the exit code. `argv` is without the program's name."""
     words = list(sys.argv[1:] if argv is None else argv)
     open_standard_descriptors()
     if sys.stdout is None:  # so it is where the caller had closed it
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (open to our end)
-    inherited = close_inherited_on_exec(3)
+    return command(words, close_inherited_on_exec(3))
+
+
+def command(words: list[str], inherited: frozenset[int]) -> int:
+    """Run one command; return the exit code. `inherited` are the descriptors from 3 on that the caller left open."""
     journal = Log()
     try:
         globals_ = parse(GLOBAL_FLAGS, words, ordered=True)

@@ -85,19 +85,18 @@ def _print_plan(invocation: Invocation, container_id: str, bundle: Bundle) -> in
 
 def _run(invocation: Invocation, container_id: str, bundle: Bundle) -> int:
     from pysandbox import lifecycle
+    from pysandbox.caller import current
     from pysandbox.console import Signals, Terminal, attend
-    from pysandbox.linux import set_child_subreaper
 
     flags = invocation.parsed
     wants_terminal = bool(bundle.spec["process"].get("terminal"))
-    create = prepare(invocation, container_id, bundle, detach=flags["detach"])
-    runtime = invocation.runtime()
+    runtime, create = prepare(invocation, container_id, bundle, detach=flags["detach"])
     if flags["detach"]:
         _start(runtime, container_id, create(), background=False)
         return 0
     terminal = Terminal() if wants_terminal else None
     if not flags["no-subreaper"]:
-        set_child_subreaper()
+        current().adopt()
     with Signals() as signals:
         container = create()
         if terminal is not None and container.init.console is not None:

@@ -15,6 +15,7 @@ import select
 import signal
 import time
 
+from pysandbox.caller import current
 from pysandbox.errors import DeadlineExceeded, SandboxError
 
 TYPE_CHECKING = False
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Bytes kept of each of a hook's two outputs, for the error text.
 OUTPUT_LIMIT = 16 * 1024
+#: Seconds for a hook that was killed to be gone.
+END_LIMIT = 10.0
 
 
 class HookFailed(SandboxError):
@@ -75,16 +78,9 @@ def _memory_file(text: bytes) -> int:
 def _spawn(hook: Mapping[str, Any], stdin: int, stdout: int, stderr: int) -> int:
     """Start a hook as the leader of a process group of its own, so that its time-out ends its children as well."""
     entries = hook.get("env")
-    environment = os.environ if entries is None else dict(entry.partition("=")[::2] for entry in entries)
-    return os.posix_spawn(
-        hook["path"],
-        hook.get("args") or [hook["path"]],
-        environment,
-        file_actions=[(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate((stdin, stdout, stderr))],
-        setpgroup=0,
-        setsigmask=(),
-        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
-    )
+    environment = None if entries is None else dict(entry.partition("=")[::2] for entry in entries)
+    args = hook.get("args") or [hook["path"]]
+    return current().spawn(hook["path"], args, environment, (stdin, stdout, stderr), group=True)
 
 
 def _wait(pid: int, stdout: int, stderr: int, timeout: int | None) -> tuple[int, tuple[bytes, bytes]]:
@@ -106,13 +102,13 @@ def _wait(pid: int, stdout: int, stderr: int, timeout: int | None) -> tuple[int,
             for descriptor in ready & outputs.keys():
                 _collect(descriptor, outputs, poll)
     except BaseException:  # the time-out, or a signal for us: the hook does not outlive it
-        _end_group(pid)
+        _end_group(pid, process)
         raise
     finally:
         os.close(process)
     for descriptor in outputs:
         _collect(descriptor, outputs, None)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), (outputs[stdout], outputs[stderr])
+    return os.waitstatus_to_exitcode(current().reap(pid) or 0), (outputs[stdout], outputs[stderr])
 
 
 def _collect(descriptor: int, outputs: dict[int, bytes], poll: select.poll | None) -> None:
@@ -124,8 +120,11 @@ def _collect(descriptor: int, outputs: dict[int, bytes], poll: select.poll | Non
             poll.unregister(descriptor)
 
 
-def _end_group(pid: int) -> None:
+def _end_group(pid: int, pidfd: int) -> None:
     """Kill a hook with its process group, and reap it."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll(END_LIMIT * 1000)
+    current().reap(pid)

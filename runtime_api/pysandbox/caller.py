@@ -1,0 +1,113 @@
+"""The process that the caller started, and what belongs to it alone: its pid, its cgroup, its children.
+
+Cold, that is this very process. Under the warm start (docs/warm.md) it is the launcher, and this process a fork of the
+server: what is started for a command must still be the launcher's child, in its cgroup, session and namespaces, or
+containerd's shim, conmon and dockerd would neither reap nor limit it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+from functools import partial
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class Cold(BaseException):
+    """This command cannot be served warm as it would be cold. Nothing has been done yet: the launcher starts it cold.
+
+    Not an `Exception`: no command may take it for an error of its own.
+    """
+
+
+class Caller:
+    """This very process."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return os.getpid()
+
+    def require_cold(self, reason: str) -> None:
+        """Have the command run cold from its beginning, for what only the caller's own process can do."""
+
+    def spawn(
+        self,
+        program: str | int,
+        args: Sequence[str],
+        env: Mapping[str, str] | None,
+        streams: Sequence[int],
+        *,
+        group: bool = False,
+    ) -> int:
+        """Start a program as a child and return its pid: posix_spawn(3), all signals at their default.
+
+        `program` is a path or a descriptor of the file. `streams` become the descriptors 0, 1, 2, …; it gets no others.
+        `env` is the whole environment, None means the caller's. `group` makes it the leader of a process group.
+        """
+        with contextlib.ExitStack() as held:
+            # Copied beyond all targets first, so that no dup2(2) overwrites what a later one needs.
+            copies = [_copy(held, stream, len(streams)) for stream in streams]
+            if isinstance(program, int):
+                program = f"/proc/self/fd/{_copy(held, program, len(streams))}"
+            spawn = partial(os.posix_spawn, setpgroup=0) if group else os.posix_spawn
+            return spawn(
+                program,
+                list(args),
+                os.environ if env is None else env,
+                file_actions=[(os.POSIX_SPAWN_DUP2, copy, target) for target, copy in enumerate(copies)],
+                setsigmask=(),
+                setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+            )
+
+    def reap(self, pid: int) -> int | None:
+        """Take a child's wait status, None while it runs. Raises ChildProcessError for what is no child."""
+        reaped, status = os.waitpid(pid, os.WNOHANG)
+        return status if reaped else None
+
+    def is_child(self, pid: int) -> bool:
+        """Say whether a process is a child, ended or not, that nobody has reaped."""
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
+
+    def adopt(self) -> None:
+        """Become the parent of descendants that lose theirs: `PR_SET_CHILD_SUBREAPER` of prctl(2)."""
+        from pysandbox.linux import set_child_subreaper
+
+        set_child_subreaper()
+
+    def attend(self, pid: int) -> None:
+        """Reap every child that has ended but `pid`, whose exit code is wanted. To be called at each SIGCHLD."""
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                if ended.si_pid == pid:
+                    return
+                os.waitpid(ended.si_pid, 0)
+
+
+def _copy(held: contextlib.ExitStack, descriptor: int, beyond: int) -> int:
+    copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, beyond)
+    held.callback(os.close, copy)
+    return copy
+
+
+_current = Caller()
+
+
+def current() -> Caller:
+    """Return the process that the caller started."""
+    return _current
+
+
+def become(caller: Caller) -> None:
+    """Act for another process from now on."""
+    global _current
+    _current = caller

@@ -1,0 +1,106 @@
+"""The launcher, seen from the fork that serves it: the caller whose children are started by asking for them."""
+
+from __future__ import annotations
+
+import os
+
+from pysandbox.caller import Caller, Cold
+from pysandbox.warm.wire import Closed, receive, send
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+
+class Launcher(Caller):
+    """The process at the other end of a connection. `own` are the numbers of the descriptors it has itself."""
+
+    def __init__(self, connection: _socket.socket, pid: int, own: frozenset[int]) -> None:
+        self._connection = connection
+        self._pid = pid
+        self._own = own
+
+    @property
+    def pid(self) -> int:
+        """Its process id, in our pid namespace: it would not be served from another."""
+        return self._pid
+
+    def require_cold(self, reason: str) -> None:
+        """Raise Cold."""
+        raise Cold(reason)
+
+    def spawn(
+        self,
+        program: str | int,
+        args: Sequence[str],
+        env: Mapping[str, str] | None,
+        streams: Sequence[int],
+        *,
+        group: bool = False,
+    ) -> int:
+        """Have the launcher start a program: see `Caller.spawn`. Raises OSError as posix_spawn(3) does."""
+        sent = [program] if isinstance(program, int) else []
+        first = len(sent)
+        numbers = []
+        for stream in streams:
+            if stream in self._own:
+                numbers.append(stream)
+            else:
+                sent.append(stream)
+                numbers.append(first - len(sent))
+        path = program if isinstance(program, str) else None
+        environment = None if env is None else [f"{name}={value}" for name, value in env.items()]
+        directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            request = {"program": path, "args": list(args), "env": environment, "streams": numbers, "group": group}
+            pid: int = self._ask({"spawn": request}, "pid", path, [*sent, directory])
+        finally:
+            os.close(directory)
+        return pid
+
+    def reap(self, pid: int) -> int | None:
+        """Have the launcher wait for one of its children, without blocking."""
+        status: int | None = self._ask({"reap": pid}, "status")
+        return status
+
+    def is_child(self, pid: int) -> bool:
+        """Ask whether a process is a child of the launcher's."""
+        return bool(self._ask({"is_child": pid}, "is_child"))
+
+    def adopt(self) -> None:
+        """Make the launcher a subreaper."""
+        self._ask({"adopt": True}, "adopted")
+
+    def attend(self, pid: int) -> None:
+        """Have the launcher reap all that ends but `pid`, from now on: no SIGCHLD of its children comes here."""
+        self._ask({"attend": pid}, "attending")
+
+    def exit(self, code: int) -> None:
+        """Let the launcher end. It may have been killed before."""
+        try:
+            send(self._connection, {"exit": code})
+        except Closed:
+            pass
+
+    def run_cold(self, reason: str) -> None:
+        """Have the launcher run the command itself."""
+        try:
+            send(self._connection, {"cold": reason})
+        except Closed:
+            pass
+
+    def _ask(self, request: dict[str, Any], key: str, path: str | None = None, descriptors: Sequence[int] = ()) -> Any:
+        """Send a request and return what the answer holds. A launcher that is gone takes us with it: SystemExit."""
+        try:
+            send(self._connection, request, descriptors)
+            answer, unexpected = receive(self._connection)
+        except Closed:
+            # The kernel kills us for its death; that we see the connection's end first is all this is.
+            raise SystemExit(1) from None
+        for descriptor in unexpected:
+            os.close(descriptor)
+        if "errno" in answer:
+            raise OSError(answer["errno"], os.strerror(answer["errno"]), path)
+        return answer[key]

@@ -1,0 +1,83 @@
+"""What the server imports before it forks, and whether any of it has changed since."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from importlib import import_module
+
+from pysandbox.linux import watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+#: Packages of which every module is imported.
+PACKAGES = ("pysandbox", "pysandbox.cli", "pysandbox.oci", "pysandbox.plan", "pysandbox.cgroup", "pysandbox.warm")
+#: But for these: they import what is large and seldom needed.
+LEFT_OUT = frozenset(
+    {
+        "pysandbox.cgroup.dbus",
+        "pysandbox.cgroup.systemd",
+        "pysandbox.hookspecs",
+        "pysandbox_namespaces.netdevice",
+        "pysandbox_namespaces.plugin",
+    }
+)
+#: Of the standard library, what functions import when they are called.
+LIBRARY = ("ctypes", "select", "termios", "tty")
+
+
+def preload() -> None:
+    """Import what commands use. What cannot be imported here will fail in the command that wants it."""
+    from pysandbox.plugins import BUILT_IN
+
+    backends = [module.rpartition(".")[0] for module, _ in BUILT_IN.values()]
+    for name in (*LIBRARY, *PACKAGES, *backends):
+        module = import_module(name)
+        for each in _modules(module) if name not in LIBRARY else ():
+            if each not in LEFT_OUT:
+                import_module(each)
+
+
+def _modules(package: ModuleType) -> Iterator[str]:
+    for directory in package.__path__:
+        for name in sorted(os.listdir(directory)):
+            if name.endswith(".py") and not name.startswith("__"):
+                yield f"{package.__name__}.{name[:-3]}"
+
+
+class Files:
+    """The files that this process has loaded: told by the kernel when one of them becomes another, by inotify(7).
+
+    To ask costs one system call, where looking at each would cost a hundred.
+    """
+
+    def __init__(self, *others: str) -> None:
+        """Watch the modules outside the standard library, the interpreter, its library's directory, and `others`."""
+        library = os.path.dirname(os.__file__)
+        files = {os.path.realpath(sys.executable), library, *others}
+        for module in list(sys.modules.values()):
+            path = getattr(module, "__file__", None) or ""
+            if path and not path.startswith(library + "/"):
+                files.add(path)
+        # Looked at before and after it is watched: what changes meanwhile is not missed.
+        before = [_stamp(path) for path in sorted(files)]
+        self.descriptor = watch(sorted(files))
+        self._poll = select.poll()
+        self._poll.register(self.descriptor, select.POLLIN)
+        self._moved = before != [_stamp(path) for path in sorted(files)]
+
+    def changed(self) -> bool:
+        """Say whether one of them has been written to, replaced, renamed or removed."""
+        return self._moved or bool(self._poll.poll(0))
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,270 @@
+"""The fork server: one thread, everything imported, two forks of itself waiting for callers.
+
+It does as little as can be: fork, reap, count, and end, when nobody has called for a while, when it is told to, or when
+its files have changed. What is served, and for whom, is the forks' business (spare.py).
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import fcntl
+import gc
+import json
+import os
+import select
+import signal
+import time
+
+from pysandbox.errors import SandboxError, Unavailable
+from pysandbox.warm import peer, place
+from pysandbox.warm.memory import Pages
+from pysandbox.warm.preload import Files, preload
+from pysandbox.warm.spare import OUR_DESCRIPTORS, Spare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pysandbox.warm.spare import Command
+
+#: Forks that wait: one to be taken, and one for whoever comes while the next is made.
+SPARES = 2
+#: Seconds without a caller after which the server ends.
+IDLE_LIMIT = 600.0
+#: Launchers that may wait to be accepted. One more goes cold.
+BACKLOG = 512
+#: Forks in a row that may end without having been asked for anything.
+FAILURE_LIMIT = 5
+#: Seconds for which no launcher shall try again where no server can be.
+GIVE_UP = 3600
+
+
+class Server:
+    """The server of one installation: `key` names it in the `directory`, `program` is its `pysandbox-cold`."""
+
+    def __init__(self, directory: str, key: str, program: str, commands: dict[str, Command]) -> None:
+        self._key, self._program, self._commands = key, program, commands
+        self._directory = _above(place.open_directory(directory))
+        self._idle: set[int] = set()
+        self._busy: set[int] = set()
+        self._served, self._refused = 0, dict[str, int]()
+        self._failures = 0
+        self._ending = ""
+
+    def serve(self) -> None:
+        """Serve until it is time to end. Raises Unavailable where another server is, or none can be."""
+        self._lock()
+        try:
+            leave_caller()
+            self._prepare()
+        except (SandboxError, OSError):
+            later = time.time() + GIVE_UP
+            os.utime(self._lock_file, (later, later))
+            raise
+        self._loop()
+
+    # -- beginning -----------------------------------------------------------------------------------------------------
+
+    def _lock(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._lock_file = _above(os.open(f"{self._key}.lock", flags, 0o600, dir_fd=self._directory))
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unavailable("there is a server already") from None
+
+    def _prepare(self) -> None:
+        from pysandbox import executor, record
+
+        self._proc = _above(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        self._own = peer.standing(os.getpid(), self._proc)
+        peer.check(self._own, self._own)
+        preload()
+        record.generate()
+        executor.hold_executor(OUR_DESCRIPTORS)
+        self._files = Files(executor.executor_path(), self._program)
+        self._events, self._tell = _pipe()
+        os.set_blocking(self._events, False)
+        self._hold, self._held = _pipe()[::-1]  # readable for nobody: its end is what spares wait for
+        self._control = self._listen("control")
+        self._listener = self._listen("sock")
+        self._wakeup, writer = _pipe()
+        os.set_blocking(writer, False)
+        os.set_blocking(self._wakeup, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        self._pages = Pages()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+
+    def _listen(self, kind: str) -> _socket.socket:
+        """Listen under a new name, then take the old one's place: whoever looks finds a socket that is listened at."""
+        listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
+        listener = _socket.socket(fileno=_above(listener.detach()))
+        name = f"{self._key}.{kind}"
+        temporary = f"{name}:{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=self._directory)
+        umask = os.umask(0o177)
+        try:
+            listener.bind(f"/proc/self/fd/{self._directory}/{temporary}")
+        finally:
+            os.umask(umask)
+        listener.listen(BACKLOG)
+        os.rename(temporary, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        return listener
+
+    # -- forks ---------------------------------------------------------------------------------------------------------
+
+    def _fork(self) -> None:
+        began = time.perf_counter_ns()
+        pid = os.fork()  # noqa: TID251 (this process has one thread, and forking is all it is for)
+        if pid:
+            self._idle.add(pid)
+            self._fork_time = (time.perf_counter_ns() - began) / 1e6
+            return
+        code = 1
+        try:
+            self._become_spare()
+            self._pages.populate()
+            spare = Spare(
+                self._listener, self._held, self._own, self._proc, self._commands, self._files.changed, self._report
+            )
+            code = spare.run()
+            if spare.served and self._pages.wanted:
+                self._report("pages", self._pages.mine())
+        finally:
+            os._exit(code)
+
+    def _become_spare(self) -> None:
+        """Undo what only the server needs: handlers, and descriptors that would keep something of it alive."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._control.close()
+        for descriptor in (self._hold, self._lock_file, self._events, self._wakeup):
+            os.close(descriptor)
+
+    def _report(self, word: str, text: str) -> None:
+        """Tell the server, from a spare: one line, which pipe(7) keeps whole up to PIPE_BUF bytes."""
+        line = f"{word} {os.getpid()} {text}".encode(errors="replace")[: select.PIPE_BUF - 1].replace(b"\n", b" ")
+        with contextlib.suppress(OSError):
+            os.write(self._tell, line + b"\n")
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        poll = select.poll()
+        for descriptor in (self._events, self._wakeup, self._control.fileno()):
+            poll.register(descriptor, select.POLLIN)
+        self._started = self._last = time.monotonic()
+        while not self._ending:
+            while len(self._idle) < SPARES:
+                self._fork()
+            ready = dict(poll.poll(max(1.0, self._last + IDLE_LIMIT - time.monotonic()) * 1000))
+            if self._events in ready:
+                self._hear()
+            if self._wakeup in ready:
+                self._reap(os.read(self._wakeup, 4096))
+            if self._control.fileno() in ready:
+                self._answer()
+            if time.monotonic() - self._last > IDLE_LIMIT:
+                self._ending = "idle"
+        self._end()
+
+    def _hear(self) -> None:
+        for line in os.read(self._events, 65536).splitlines():
+            word, pid, text = line.decode(errors="replace").split(" ", 2)
+            self._last = time.monotonic()
+            self._failures = 0
+            if int(pid) in self._idle:
+                self._idle.remove(int(pid))
+                self._busy.add(int(pid))
+            if word == "served":
+                self._served += 1
+            elif word == "refused" and (text in self._refused or len(self._refused) < 100):
+                self._refused[text] = self._refused.get(text, 0) + 1
+            elif word == "stale":
+                self._ending = text
+            elif word == "pages":
+                self._pages.learn(text)
+
+    def _reap(self, numbers: bytes) -> None:
+        if signal.SIGTERM in numbers:
+            self._ending = "SIGTERM"
+        with contextlib.suppress(ChildProcessError):
+            while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+                self._busy.discard(pid)
+                if pid in self._idle:
+                    self._idle.remove(pid)
+                    self._failures += 1
+        if self._failures >= FAILURE_LIMIT:
+            self._ending = "its forks end by themselves"
+
+    def _end(self) -> None:
+        """Let go of the name first, so that the next launcher starts another server; then of the spares."""
+        for kind in ("sock", "control"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self._key}.{kind}", dir_fd=self._directory)
+        os.close(self._hold)
+
+    # -- status --------------------------------------------------------------------------------------------------------
+
+    def _answer(self) -> None:
+        with contextlib.suppress(OSError):
+            descriptor, _ = self._control._accept()  # type: ignore[attr-defined]  # the C half has no other
+            connection = _socket.socket(fileno=descriptor)
+            connection.settimeout(0.2)
+            if connection.recv(16) == b"stop":
+                self._ending = "stop"
+            connection.send(json.dumps(self._status()).encode())
+            connection.close()
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "seconds": round(time.monotonic() - self._started, 3),
+            "served": self._served,
+            "refused": self._refused,
+            "spares": sorted(self._idle),
+            "serving": sorted(self._busy),
+            "fork_ms": round(self._fork_time, 3),
+        }
+
+
+def leave_caller() -> None:
+    """Leave what the first caller had and the server must not keep: its cgroups and its place in the queue of the OOM.
+
+    The launcher has seen to descriptors, session, directory, umask, signals and environment before it executed us.
+    """
+    for path in _cgroup_mounts():
+        with open(f"{path}/cgroup.procs", "wb", buffering=0) as file:
+            file.write(b"0")
+    with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+        if int(file.read()) < 0:
+            file.write(b"0")
+
+
+def _cgroup_mounts() -> list[str]:
+    """Return where hierarchies are mounted in which we are not at the root yet."""
+    from pysandbox.cgroup.layout import read_layout
+
+    layout = read_layout()
+    hierarchies = [*layout.legacy, *([layout.unified] if layout.unified else [])]
+    return [each.mount_point for each in hierarchies if layout.own.get((*each.controllers, "")[0], "/") != "/"]
+
+
+def _above(descriptor: int) -> int:
+    """Move a descriptor out of the way of the callers' numbers."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, OUR_DESCRIPTORS)
+    os.close(descriptor)
+    return moved
+
+
+def _pipe() -> tuple[int, int]:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    return _above(reader), _above(writer)

@@ -1,0 +1,305 @@
+"""A fork of the server that waits for a caller, takes its place, and runs its command.
+
+It is forked before it is needed, so that no caller waits for a fork. Everything up to the claim can be taken back:
+whatever is wrong until then sends the launcher its own way.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import fcntl
+import os
+import resource
+import select
+import signal
+import sys
+import time
+
+from pysandbox import caller
+from pysandbox.caller import Cold
+from pysandbox.warm import peer, wire
+from pysandbox.warm.launcher import Launcher
+from pysandbox.warm.peer import Peer, Refused, Standing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    #: A command: its words and the descriptors from 3 on that it was started with; returns the exit code.
+    Command = Callable[[list[str], frozenset[int]], int]
+
+#: Seconds for a launcher to say what it wants: it connects with the request ready.
+REQUEST_LIMIT = 1.0
+#: What we hold ourselves has numbers from here on; a caller's descriptors have their own numbers below.
+OUR_DESCRIPTORS = 512
+#: linux/fcntl.h, newer than Python's fcntl module.
+_F_SETSIG = 10
+#: asm-generic/resource.h.
+_RLIM_NLIMITS = 16
+
+
+class Stale(Refused):
+    """The server's files are others by now."""
+
+
+class Request:
+    """What a launcher asks for, and the descriptors that came with it, moved out of the way of the caller's numbers."""
+
+    def __init__(self, connection: _socket.socket) -> None:
+        """Receive it. Raises Refused for what is no request."""
+        connection.settimeout(REQUEST_LIMIT)
+        try:
+            message, received = wire.receive(connection)
+        except wire.Closed as error:
+            raise Refused(f"no request: {error}") from error
+        connection.settimeout(None)
+        held = [_move(descriptor) for descriptor in received]
+        try:
+            self.program = str(message["program"])
+            self.args = [str(word) for word in message["args"]]
+            self.environment = dict(entry.split("=", 1) for entry in message["env"] if "=" in entry)
+            self.umask = int(message["umask"])
+            self.ignored = _signals(message["ignored"])
+            self.blocked = _signals(message["blocked"])
+            self.securebits = int(message["securebits"])
+            numbers = [int(number) for number in message["descriptors"]]
+            self.claim, self.life, self.directory, *theirs = held
+            self.descriptors = dict(zip(numbers, theirs, strict=True))
+        except (KeyError, TypeError, ValueError) as error:
+            raise Refused(f"a request not understood: {error!r}") from error
+        if any(not 0 <= number < OUR_DESCRIPTORS for number in numbers):
+            raise Refused(f"a descriptor numbered {max(numbers)}: at most {OUR_DESCRIPTORS - 1} can be taken over")
+
+
+def _move(descriptor: int) -> int:
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, OUR_DESCRIPTORS)
+    os.close(descriptor)
+    return moved
+
+
+def _signals(mask: int) -> list[int]:
+    return [number for number in range(1, signal.NSIG) if mask >> (number - 1) & 1]
+
+
+# -- taking the caller's place -----------------------------------------------------------------------------------------
+
+
+def take_place(request: Request, their: Standing, own: Standing, who: Peer, proc: int) -> None:
+    """Become as the caller is: namespaces, directory, umask, groups, limits, descriptors, environment, signals.
+
+    Raises Refused, or OSError, for what cannot be had.
+    """
+    if request.securebits != 0:
+        raise Refused("its securebits are not the server's")
+    _join(their, own, who, proc)
+    os.fchdir(request.directory)
+    os.umask(request.umask)
+    if (their.gids, their.groups) != (own.gids, own.groups):
+        os.setgroups(their.groups)
+        os.setresgid(*their.gids[:3])
+    if their.oom_score_adj != own.oom_score_adj:
+        _write(proc, "self/oom_score_adj", their.oom_score_adj)
+    _take_descriptors(request.descriptors)
+    if their.limits != own.limits:
+        _take_limits(who.pid)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    time.tzset()
+    for number in request.ignored:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, request.blocked)
+
+
+def _take_limits(pid: int) -> None:
+    for limit in range(_RLIM_NLIMITS):
+        resource.setrlimit(limit, resource.prlimit(pid, limit))
+
+
+def _join(their: Standing, own: Standing, who: Peer, proc: int) -> None:
+    kinds = [kind for kind in peer.JOINED if their.joined[kind] != own.joined[kind]]
+    if not kinds:
+        return
+    from pysandbox.linux import setns
+
+    setns(who.pidfd, sum(peer.JOINED[kind] for kind in kinds))
+    if "mnt" in kinds and _root(proc, f"{who.pid}/root") != _root(proc, "self/root"):
+        raise Refused("it has another root directory than its mount namespace")
+
+
+def _root(proc: int, link: str) -> tuple[int, int, bytes]:
+    """Return device, inode and mount of a process's root: the same directory may be mounted twice."""
+    descriptor = os.open(link, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        status = os.fstat(descriptor)
+        lines = _read(proc, f"self/fdinfo/{descriptor}").splitlines()
+        return status.st_dev, status.st_ino, next(line for line in lines if line.startswith(b"mnt_id"))
+    finally:
+        os.close(descriptor)
+
+
+def _read(proc: int, name: str) -> bytes:
+    with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc), "rb", buffering=0) as file:
+        return file.read(4096)
+
+
+def _write(proc: int, name: str, text: bytes) -> None:
+    with open(os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc), "wb", buffering=0) as file:
+        file.write(text)
+
+
+def _take_descriptors(given: dict[int, int]) -> None:
+    """Put the caller's descriptors at their numbers; what it had closed of 0 to 2 is closed here as well."""
+    for number in range(3):
+        if number not in given:
+            with contextlib.suppress(OSError):
+                os.close(number)
+    for number, descriptor in given.items():
+        os.dup2(descriptor, number, inheritable=False)
+        os.close(descriptor)
+
+
+# -- serving -----------------------------------------------------------------------------------------------------------
+
+
+class Spare:
+    """One fork of the server. `tell` reports to the server in one word and a text."""
+
+    def __init__(
+        self,
+        listener: _socket.socket,
+        server: int,
+        own: Standing,
+        proc: int,
+        commands: dict[str, Command],
+        changed: Callable[[], bool],
+        tell: Callable[[str, str], None],
+    ) -> None:
+        self._listener, self._server = listener, server
+        self._own, self._proc = own, proc
+        self._commands, self._changed, self._tell = commands, changed, tell
+        self.served = False
+
+    def run(self) -> int:
+        """Wait for a caller and serve it; return this process's exit code."""
+        connection = self._accept()
+        if connection is None:
+            return 0
+        try:
+            who = Peer(connection)
+            their = who.standing(self._proc)
+            peer.check(their, self._own)
+            if self._changed():
+                raise Stale("the server's files have changed")
+            request = Request(connection)
+            command = self._command(request)
+            take_place(request, their, self._own, who, self._proc)
+        except (Refused, OSError, ValueError) as error:
+            self._tell("stale" if isinstance(error, Stale) else "refused", str(error))
+            _send_away(connection, str(error))
+            return 0
+        if not _claim(request):
+            self._tell("refused", "too late")
+            return 0
+        life = Life(request.life)
+        life.share()
+        _answer(connection)
+        self._tell("served", "")
+        self._leave_server()
+        self.served = True
+        return _serve(Launcher(connection, who.pid, frozenset(request.descriptors)), life, request, command)
+
+    def _accept(self) -> _socket.socket | None:
+        """Wait for a caller; None when the server has gone, or wants us to."""
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        poll.register(self._server, 0)  # POLLHUP
+        while True:
+            ready = dict(poll.poll())
+            if self._server in ready:
+                return None
+            try:
+                descriptor, _ = self._listener._accept()  # type: ignore[attr-defined]  # the C half has no other
+            except (BlockingIOError, ConnectionAbortedError):
+                continue  # another spare was quicker
+            return _socket.socket(fileno=_move(descriptor))
+
+    def _leave_server(self) -> None:
+        """Hold nothing of the server's any more: its socket must be dead when it is."""
+        self._listener.close()
+        for descriptor in (self._server, self._proc):
+            os.close(descriptor)
+
+    def _command(self, request: Request) -> Command:
+        if request.program not in self._commands:
+            raise Refused(f"no command named {request.program}")
+        return self._commands[request.program]
+
+
+def _send_away(connection: _socket.socket, reason: str) -> None:
+    with contextlib.suppress(wire.Closed, OSError):
+        wire.send(connection, {"cold": reason})
+
+
+def _answer(connection: _socket.socket) -> None:
+    """Tell the launcher that its command is being served, and by whom: it passes signals on."""
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        wire.send(connection, {"serving": True}, [pidfd])
+    except wire.Closed:
+        os._exit(1)  # the launcher has died, and the kernel's word of it is on its way
+    finally:
+        os.close(pidfd)
+
+
+def _claim(request: Request) -> bool:
+    """Take the command, unless the launcher has lost its patience and gone cold."""
+    try:
+        os.eventfd_read(request.claim)
+    except BlockingIOError:
+        return False
+    os.close(request.claim)
+    return True
+
+
+class Life:
+    """The launcher's life, as a pipe that hangs up with it: fcntl(2), F_SETSIG."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+
+    def share(self) -> None:
+        """Have the kernel kill us when the launcher ends, however it does: as kill -9 ends a cold command."""
+        fcntl.fcntl(self._pipe, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(self._pipe, _F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(self._pipe, fcntl.F_SETFL, os.O_ASYNC)
+        poll = select.poll()
+        poll.register(self._pipe, 0)
+        if poll.poll(0):  # it was quicker
+            os._exit(1)
+
+    def part(self) -> None:
+        """Outlive it from now on."""
+        fcntl.fcntl(self._pipe, fcntl.F_SETFL, 0)
+
+
+def _serve(launcher: Launcher, life: Life, request: Request, command: Command) -> int:
+    caller.become(launcher)
+    sys.stdin, sys.stdout, sys.stderr = _stream(0, "r"), _stream(1, "w"), _stream(2, "w")
+    try:
+        code = command(request.args, frozenset(number for number in request.descriptors if number > 2))
+    except Cold as reason:
+        launcher.run_cold(str(reason))
+        return 0
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else 1
+    life.part()
+    launcher.exit(code)
+    return 0
+
+
+def _stream(number: int, mode: str) -> Any:
+    """Return a text stream as the interpreter makes them at its start, in UTF-8 mode."""
+    errors = "surrogateescape" if number < 2 else "backslashreplace"
+    return open(number, mode, encoding="utf-8", errors=errors, closefd=False)
