@@ -2,7 +2,7 @@
 #
 #   make demo        set up, make a bundle, run it, show what it sees
 #   make test        set up, then all tests and linters (DAEMONS=no: without docker, podman and containerd)
-#   make setup       .venv/bin/pysandbox and the executor, nothing else
+#   make setup       .venv/bin/pysandbox, its cold script and the executor, nothing else
 #   make lint        only the linters                 make bench   against runc and crun
 #   make soak        the long tests                   make clean   remove what was built here
 #   make install     /usr/local/bin/pysandbox         make uninstall
@@ -21,6 +21,7 @@ DAEMONS ?= yes
 STAMPS   := .stamps
 VENV     := .venv
 EXECUTOR := guest_agent/target/release/pysandbox-executor
+LAUNCHER := guest_agent/target/release/pysandbox-launcher
 MSRV     := $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' guest_agent/Cargo.toml 2>/dev/null)
 # /usr/bin first: a `python3` found earlier on PATH is often a slow wrapper around the real one.
 PYTHON   ?= $(shell for p in /usr/bin/python3 /usr/bin/python3.1[1-9] $$(command -v python3 || true); do \
@@ -52,22 +53,27 @@ $(STAMPS)/venv: pyproject.toml setup.py $(STAMPS)/packages
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-$(EXECUTOR): $(RUST_SOURCES) $(STAMPS)/packages
-	$(call say,3/4,building the executor (Rust$(comma) release$(comma) static))
+$(EXECUTOR) $(LAUNCHER) &: $(RUST_SOURCES) $(STAMPS)/packages
+	$(call say,3/4,building executor and launcher (Rust$(comma) release$(comma) static))
 	@cd guest_agent
 	$$(../setup/packages.sh cargo "$(MSRV)") build --release --locked
 	cd ..
-	setup/packages.sh static $(EXECUTOR)
-	touch $(EXECUTOR)
+	setup/packages.sh static $(EXECUTOR) $(LAUNCHER)
+	touch $(EXECUTOR) $(LAUNCHER)
 
-$(VENV)/bin/pysandbox: runtime_api/launcher.in $(STAMPS)/venv
-	$(call say,4/4,$(VENV)/bin/pysandbox)
+# What `pysandbox` executes where no server serves it.
+$(VENV)/bin/pysandbox-cold: runtime_api/launcher.in setup/launcher.sh $(STAMPS)/venv
 	@purelib=$$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 	setup/launcher.sh "$$($(VENV)/bin/python -c 'import os, sys; print(os.path.realpath(sys._base_executable))')" \
 	    "$(CURDIR)/runtime_api" "$(CURDIR)/backends" "$$purelib" > $@.new
 	chmod 755 $@.new
 	mv $@.new $@
 	$(VENV)/bin/python -m compileall -q runtime_api backends "$$purelib"
+
+$(VENV)/bin/pysandbox: $(LAUNCHER) $(VENV)/bin/pysandbox-cold
+	$(call say,4/4,$(VENV)/bin/pysandbox)
+	@install -m 755 $(LAUNCHER) $@.new
+	mv $@.new $@
 
 comma := ,
 
@@ -79,7 +85,7 @@ demo: setup
 $(STAMPS)/test: pyproject.toml $(STAMPS)/venv
 	$(call say,+,linters and test tools)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
-	rm -f $(VENV)/bin/pysandbox # pip's own launcher: it isolates nothing
+	rm -f $(VENV)/bin/pysandbox # pip's own launcher: it isolates nothing, and starts no server
 	$(MAKE) $(VENV)/bin/pysandbox
 	touch $@
 
@@ -109,6 +115,7 @@ soak: setup $(STAMPS)/test $(STAMPS)/test-packages-$(DAEMONS)
 # -- install -----------------------------------------------------------------------------------------------------------
 
 LIBRARY := $(DESTDIR)$(PREFIX)/lib/pysandbox
+PROGRAM := $(DESTDIR)$(PREFIX)/bin/pysandbox
 
 install: setup
 	$(call say,1/2,$(LIBRARY))
@@ -124,15 +131,17 @@ install: setup
 	"$$interpreter" -IS -m compileall -q -s "$(LIBRARY).new" -p "$(PREFIX)/lib/pysandbox" "$(LIBRARY).new"
 	rm -rf "$(LIBRARY)"
 	mv "$(LIBRARY).new" "$(LIBRARY)"
-	echo '[2/2] $(DESTDIR)$(PREFIX)/bin/pysandbox'
+	echo '[2/2] $(PROGRAM), $(PROGRAM)-cold'
 	mkdir -p "$(DESTDIR)$(PREFIX)/bin"
-	setup/launcher.sh "$$interpreter" "$(PREFIX)/lib/pysandbox" > "$(DESTDIR)$(PREFIX)/bin/pysandbox.new"
-	chmod 755 "$(DESTDIR)$(PREFIX)/bin/pysandbox.new"
-	mv "$(DESTDIR)$(PREFIX)/bin/pysandbox.new" "$(DESTDIR)$(PREFIX)/bin/pysandbox"
+	setup/launcher.sh "$$interpreter" "$(PREFIX)/lib/pysandbox" > "$(PROGRAM)-cold.new"
+	chmod 755 "$(PROGRAM)-cold.new"
+	install -m 755 $(LAUNCHER) "$(PROGRAM).new"
+	mv "$(PROGRAM)-cold.new" "$(PROGRAM)-cold"
+	mv "$(PROGRAM).new" "$(PROGRAM)"
 
 uninstall:
-	@rm -rf "$(LIBRARY)" "$(LIBRARY).new" "$(DESTDIR)$(PREFIX)/bin/pysandbox"
-	echo "removed $(LIBRARY) and $(DESTDIR)$(PREFIX)/bin/pysandbox"
+	@rm -rf "$(LIBRARY)" "$(LIBRARY).new" "$(PROGRAM)" "$(PROGRAM)-cold"
+	echo "removed $(LIBRARY), $(PROGRAM) and $(PROGRAM)-cold"
 
 clean:
 	@rm -rf $(STAMPS) $(VENV) guest_agent/target build dist runtime_api/*.egg-info runtime_api/pysandbox/libexec

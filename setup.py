@@ -1,4 +1,4 @@
-"""Put the executor into the wheel. Everything else stands in pyproject.toml."""
+"""Put the executor and the launcher into the wheel. Everything else stands in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from pathlib import Path
 from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
-EXECUTOR = Path("guest_agent/target/release/pysandbox-executor")
+BUILT = Path("guest_agent/target/release")
+PROGRAMS = [program for name in ("pysandbox-executor", "pysandbox-launcher") if (program := BUILT / name).exists()]
 
 
-class BuildWithExecutor(build_py):
-    """Copy the executor that `make setup` built. Without one the wheel holds the Python packages only."""
+class BuildWithPrograms(build_py):
+    """Copy the programs that `make setup` built. Without them the wheel holds the Python packages only."""
 
     def run(self) -> None:
-        """Build the packages, then add the executor; an editable install finds it in guest_agent/ by itself."""
+        """Build the packages, then add the programs; an editable install finds them in guest_agent/ by itself."""
         super().run()
-        if EXECUTOR.exists() and not self.editable_mode:
-            libexec = Path(self.build_lib, "pysandbox/libexec")
+        if self.editable_mode:
+            return
+        libexec = Path(self.build_lib, "pysandbox/libexec")
+        for program in PROGRAMS:
             self.mkpath(str(libexec))
-            shutil.copy2(EXECUTOR, libexec / EXECUTOR.name)
-            (libexec / EXECUTOR.name).chmod(0o755)
+            shutil.copy2(program, libexec / program.name)
+            (libexec / program.name).chmod(0o755)
 
 
 class LinuxDistribution(Distribution):
@@ -29,7 +32,7 @@ class LinuxDistribution(Distribution):
 
     def has_ext_modules(self) -> bool:
         """Say whether there is an executable."""
-        return EXECUTOR.exists()
+        return bool(PROGRAMS)
 
 
-setup(cmdclass={"build_py": BuildWithExecutor}, distclass=LinuxDistribution)
+setup(cmdclass={"build_py": BuildWithPrograms}, distclass=LinuxDistribution)

@@ -3,7 +3,7 @@
 set -euo pipefail
 
 pysandbox=$(realpath "$1")
-python=$(sed -n '1s/^#!\(.*\) -IS$/\1/p' "$pysandbox")
+python=$(sed -n '1s/^#!\(.*\) -[^ ]*$/\1/p' "$pysandbox-cold")
 images=$(realpath "$(dirname "$0")/../images")
 id=demo-$$
 

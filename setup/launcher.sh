@@ -1,5 +1,5 @@
 #!/bin/bash
-# Print the launcher: launcher.sh INTERPRETER PATH...
+# Print the script that runs a command cold: launcher.sh INTERPRETER PATH...
 set -euo pipefail
 interpreter=$1
 shift

@@ -5,7 +5,7 @@
 #   packages.sh test yes|no     install what the tests need, with or without docker, podman and containerd
 #   packages.sh soak            install what the long tests need
 #   packages.sh cargo MSRV      print a cargo whose rustc is at least MSRV
-#   packages.sh static FILE     fail unless FILE is a static executable
+#   packages.sh static FILE...  fail unless every FILE is a static executable
 set -euo pipefail
 
 BUILD=(python3-venv ca-certificates gcc libc6-dev libseccomp2 busybox-static)
@@ -118,10 +118,12 @@ cargo)
     ;;
 static)
     # A static executable asks for no interpreter: it has no PT_INTERP program header.
-    if LC_ALL=C grep -aq '/lib64/ld-linux\|/lib/ld-linux\|/lib/ld-musl' <(head -c 4096 "$2"); then
-        echo "$2 is linked dynamically: it could not run inside a container" >&2
-        exit 1
-    fi
+    for file in "${@:2}"; do
+        if LC_ALL=C grep -aq '/lib64/ld-linux\|/lib/ld-linux\|/lib/ld-musl' <(head -c 4096 "$file"); then
+            echo "$file is linked dynamically: it could not run where no library is, or one of another's" >&2
+            exit 1
+        fi
+    done
     ;;
 *)
     echo "usage: packages.sh build|test|soak|cargo|static ARGUMENT" >&2

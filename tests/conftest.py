@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from runtime import MakeBundle
 
 REPOSITORY = Path(__file__).parent.parent
+LAUNCHER = REPOSITORY / "guest_agent/target/release/pysandbox-launcher"
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -38,6 +39,7 @@ def pytest_sessionstart() -> None:
     # Orphans of whatever the tests start come to this process, where `leaks` and the teardown find them.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.environ.setdefault("LC_ALL", "C.UTF-8")
+    os.environ.setdefault("PYSANDBOX_WARM", "off")  # no server that outlives the tests
 
 
 def pytest_sessionfinish() -> None:
@@ -53,14 +55,25 @@ def _interpreter() -> str:
 
 
 @pytest.fixture(scope="session")
-def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `pysandbox` executable that runs this checkout, made from the same template as the installed one."""
+def cold_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `pysandbox-cold` that runs this checkout, made from the same template as the installed one."""
     paths = [str(REPOSITORY / "runtime_api"), str(REPOSITORY / "backends")]
     paths += [path for path in sys.path if path.endswith("-packages")]
     text = (REPOSITORY / "runtime_api/launcher.in").read_text()
-    program = tmp_path_factory.mktemp("launcher") / "pysandbox"
+    program = tmp_path_factory.mktemp("launcher") / "pysandbox-cold"
     program.write_text(text.replace("@PYTHON@", _interpreter()).replace("@PATHS@", json.dumps(paths)))
     program.chmod(0o755)
+    return program
+
+
+@pytest.fixture(scope="session")
+def launcher(cold_script: Path) -> Path:
+    """A `pysandbox`: the launcher that `make setup` built, the script of this checkout beside it."""
+    program = cold_script.with_name("pysandbox")
+    try:
+        shutil.copy(LAUNCHER, program)
+    except FileNotFoundError:
+        pytest.fail(f"no {LAUNCHER.relative_to(REPOSITORY)}: run `make setup`")
     return program
 
 

@@ -244,6 +244,12 @@ pub fn set_times(dir: BorrowedFd, name: &CStr, of: &libc::stat) -> Result<()> {
 pub fn list(dir: BorrowedFd) -> Result<Vec<CString>> {
     let mut names = Vec::new();
     let mut buffer = vec![0u8; 32 * 1024];
+    each_entry(dir, &mut buffer, |name| names.push(name.to_owned()))?;
+    Ok(names)
+}
+
+/// Tell `each` the names of the entries of a directory, `.` and `..` left out. `buffer` is where the kernel writes them.
+pub fn each_entry(dir: BorrowedFd, buffer: &mut [u8], mut each: impl FnMut(&CStr)) -> Result<()> {
     loop {
         let length = check(syscall!(
             libc::SYS_getdents64,
@@ -252,21 +258,21 @@ pub fn list(dir: BorrowedFd) -> Result<Vec<CString>> {
             buffer.len()
         ))?;
         if length == 0 {
-            return Ok(names);
+            return Ok(());
         }
-        read_entries(&buffer[..length as usize], &mut names);
+        read_entries(&buffer[..length as usize], &mut each);
     }
 }
 
 /// Take the names out of a buffer of `struct linux_dirent64`: inode 8, offset 8, record length 2, type 1, name.
-fn read_entries(mut buffer: &[u8], names: &mut Vec<CString>) {
+fn read_entries(mut buffer: &[u8], each: &mut impl FnMut(&CStr)) {
     while buffer.len() > 19 {
         let length = usize::from(u16::from_ne_bytes([buffer[16], buffer[17]]));
         let Ok(name) = CStr::from_bytes_until_nul(&buffer[19..length]) else {
             return;
         };
         if name != c"." && name != c".." {
-            names.push(name.to_owned());
+            each(name);
         }
         buffer = &buffer[length..];
     }
@@ -1100,4 +1106,431 @@ pub fn monotonic() -> u64 {
     // SAFETY: pointers.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+// -- the launcher -----------------------------------------------------------------------------------------------------
+
+/// A list of C strings as execve(2) takes it: the arguments or the environment that this process was started with.
+#[derive(Clone, Copy)]
+pub struct Strings(*const *const libc::c_char);
+
+impl Strings {
+    /// # Safety
+    /// `first` must point at a list that ends with a null pointer, which nobody changes or frees while this is used.
+    pub const unsafe fn new(first: *const *const libc::c_char) -> Strings {
+        Strings(first)
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = &'static CStr> {
+        (0..).map_while(move |index| {
+            // SAFETY: results: the kernel ends the list with a null, and no index beyond it is asked for.
+            let text = unsafe { *self.0.add(index) };
+            (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) })
+        })
+    }
+}
+
+/// Make `$run(arguments, environment)` the program's `main`, without Rust's runtime: that would ignore SIGPIPE before
+/// anybody can ask what the caller made of it, and would install handlers and a stack for them.
+#[macro_export]
+macro_rules! without_runtime {
+    ($run:path) => {
+        #[allow(unsafe_code)]
+        #[no_mangle]
+        extern "C" fn main(
+            _count: i32,
+            arguments: *const *const std::ffi::c_char,
+            environment: *const *const std::ffi::c_char,
+        ) -> i32 {
+            // SAFETY: what the C library passes to `main`; nothing in this program changes the environment.
+            unsafe {
+                $run(
+                    $crate::sys::Strings::new(arguments),
+                    $crate::sys::Strings::new(environment),
+                )
+            }
+        }
+    };
+}
+
+/// execve(2) with lists that this process was given; returns only the error.
+pub fn execve_given(path: &CStr, args: Strings, env: Strings) -> Errno {
+    // SAFETY: pointers: both lists end with a null.
+    unsafe { libc::execve(path.as_ptr(), args.0, env.0) };
+    Errno::last()
+}
+
+/// The path this program was executed by, as the caller wrote it: getauxval(3), `AT_EXECFN`.
+pub fn executed_path() -> Option<&'static CStr> {
+    // SAFETY: results: the kernel puts the string above the stack for as long as the process lives.
+    let path = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const libc::c_char;
+    (!path.is_null()).then(|| unsafe { CStr::from_ptr(path) })
+}
+
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: no pointers.
+    check(unsafe { libc::fcntl(fd, libc::F_GETFD) }.into()).is_ok()
+}
+
+/// A copy of a descriptor at `lowest` or above, closed on exec.
+pub fn duplicate_beyond(fd: BorrowedFd, lowest: RawFd) -> Result<OwnedFd> {
+    // SAFETY: no pointers.
+    owned(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, lowest) }.into())
+}
+
+/// An eventfd(2) that holds `value` and never blocks.
+pub fn event(value: u32) -> Result<OwnedFd> {
+    // SAFETY: no pointers.
+    owned(unsafe { libc::eventfd(value, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }.into())
+}
+
+/// Set access and modification time of an open file to now.
+pub fn touch(fd: BorrowedFd) -> Result<()> {
+    // SAFETY: no pointers: a null stands for now.
+    done(unsafe { libc::futimens(fd.as_raw_fd(), null()) }.into())
+}
+
+/// CLOCK_REALTIME in seconds.
+pub fn realtime() -> i64 {
+    // SAFETY: no pointers: the result comes by value.
+    unsafe { libc::time(null_mut()) }
+}
+
+pub fn securebits() -> Result<i64> {
+    prctl(libc::PR_GET_SECUREBITS, 0)
+}
+
+pub fn set_child_subreaper() -> Result<()> {
+    prctl(libc::PR_SET_CHILD_SUBREAPER, 1).map(|_| ())
+}
+
+// Signal sets are the kernel's: bit n-1 for signal n. glibc's would leave out the two that its threads use.
+
+/// Set the mask of blocked signals; the one before.
+pub fn set_signal_mask(mask: u64) -> u64 {
+    let mut old = 0u64;
+    // Cannot fail: the pointers and the size are right.
+    let _ = syscall!(
+        libc::SYS_rt_sigprocmask,
+        libc::SIG_SETMASK,
+        &mask,
+        &mut old,
+        size_of::<u64>()
+    );
+    old
+}
+
+/// The signals that are ignored.
+pub fn ignored_signals() -> u64 {
+    (1..=64)
+        .filter(|&signal| is_ignored(signal))
+        .fold(0, |set, signal| set | 1 << (signal - 1))
+}
+
+fn is_ignored(signal: i32) -> bool {
+    let new: *const u64 = null();
+    let mut action = [0u64; 4]; // the kernel's struct sigaction; its handler comes first
+    let asked = syscall!(
+        libc::SYS_rt_sigaction,
+        signal,
+        new,
+        action.as_mut_ptr(),
+        size_of::<u64>()
+    );
+    asked == 0 && action[0] == libc::SIG_IGN as u64
+}
+
+/// Give one signal its default action.
+pub fn set_default_action(signal: i32) {
+    let action = [0u64; 4];
+    let old: *mut u64 = null_mut();
+    let _ = syscall!(
+        libc::SYS_rt_sigaction,
+        signal,
+        action.as_ptr(),
+        old,
+        size_of::<u64>()
+    );
+}
+
+/// A signalfd(2) of the signals in `mask`, which never blocks.
+pub fn signal_descriptor(mask: u64) -> Result<OwnedFd> {
+    owned(syscall!(
+        libc::SYS_signalfd4,
+        -1,
+        &mask,
+        size_of::<u64>(),
+        libc::SFD_CLOEXEC | libc::SFD_NONBLOCK
+    ))
+}
+
+/// The number of the next signal that a signalfd has, None when there is no more.
+pub fn next_signal(fd: BorrowedFd) -> Option<i32> {
+    let mut information = [0u8; size_of::<libc::signalfd_siginfo>()];
+    match read(fd, &mut information) {
+        Ok(length) if length == information.len() => {
+            let [a, b, c, d, ..] = information;
+            Some(i32::from_ne_bytes([a, b, c, d]))
+        }
+        _ => None,
+    }
+}
+
+pub fn pidfd_send_signal(process: BorrowedFd, signal: i32) -> Result<()> {
+    let nothing: *const u64 = null();
+    done(syscall!(
+        libc::SYS_pidfd_send_signal,
+        process.as_raw_fd(),
+        signal,
+        nothing,
+        0
+    ))
+}
+
+/// fork(2) that tells the parent nothing when the child ends: `wait_quietly` waits for it.
+pub fn fork_quietly() -> Result<Option<i32>> {
+    let pid = clone3(CloneArgs::default())?;
+    Ok(if pid == 0 { None } else { Some(pid as i32) })
+}
+
+pub fn wait_quietly(pid: i32) -> Result<()> {
+    let status: *mut i32 = null_mut();
+    loop {
+        // SAFETY: pointers.
+        match check(unsafe { libc::waitpid(pid, status, libc::__WALL) }.into()) {
+            Err(Errno(libc::EINTR)) => {}
+            result => return result.map(|_| ()),
+        }
+    }
+}
+
+/// A child's wait status if it has ended, without waiting; it is reaped then.
+pub fn try_wait(pid: i32) -> Result<Option<i32>> {
+    let mut status = 0;
+    // SAFETY: pointers.
+    let ended = check(unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) }.into())?;
+    Ok((ended != 0).then_some(status))
+}
+
+/// A child that has ended and is not reaped: this one, or any if none is named. ECHILD without such a child, ended or not.
+pub fn ended_child(pid: Option<i32>) -> Result<Option<i32>> {
+    let kind = if pid.is_some() {
+        libc::P_PID
+    } else {
+        libc::P_ALL
+    };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: pointers, results: zeroed is a valid siginfo_t, and what says "no child yet".
+    unsafe {
+        let mut information: libc::siginfo_t = zeroed();
+        done(libc::waitid(kind, pid.unwrap_or(0) as _, &mut information, options).into())?;
+        let found = information.si_pid();
+        Ok((found != 0).then_some(found))
+    }
+}
+
+/// What posix_spawn(3) starts. `streams` become the descriptors 0, 1, 2, …: none of them may be below their number.
+pub struct Program<'a> {
+    pub path: &'a CStr,
+    pub args: &'a [CString],
+    pub env: Option<&'a [CString]>,
+    pub given_env: Strings,
+    pub streams: &'a [BorrowedFd<'a>],
+    pub directory: BorrowedFd<'a>,
+    pub group: bool,
+}
+
+/// posix_spawn(3): all signals at their default, none blocked, in `directory`. What executing fails with comes back.
+pub fn spawn(program: &Program) -> Result<i32> {
+    let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
+        let texts = texts.iter().map(|text| text.as_ptr());
+        texts.chain([null()]).collect()
+    };
+    let args = pointers(program.args);
+    let env = program.env.map(pointers);
+    let env = env
+        .as_ref()
+        .map_or(program.given_env.0, |list| list.as_ptr());
+    let failure = |number: i32| {
+        if number == 0 {
+            Ok(())
+        } else {
+            Err(Errno(number))
+        }
+    };
+    let mut pid = 0;
+    // SAFETY: pointers: all lists end with a null; actions and attributes are initialised before their use and
+    // destroyed after it (they are left to the process's end where a step fails for want of memory).
+    unsafe {
+        let mut actions: libc::posix_spawn_file_actions_t = zeroed();
+        failure(libc::posix_spawn_file_actions_init(&mut actions))?;
+        let directory = program.directory.as_raw_fd();
+        failure(libc::posix_spawn_file_actions_addfchdir_np(
+            &mut actions,
+            directory,
+        ))?;
+        for (target, stream) in program.streams.iter().enumerate() {
+            let (from, to) = (stream.as_raw_fd(), target as RawFd);
+            failure(libc::posix_spawn_file_actions_adddup2(
+                &mut actions,
+                from,
+                to,
+            ))?;
+        }
+        let mut attributes: libc::posix_spawnattr_t = zeroed();
+        failure(libc::posix_spawnattr_init(&mut attributes))?;
+        let mut signals: libc::sigset_t = zeroed();
+        libc::sigemptyset(&mut signals);
+        failure(libc::posix_spawnattr_setsigmask(&mut attributes, &signals))?;
+        libc::sigfillset(&mut signals);
+        failure(libc::posix_spawnattr_setsigdefault(
+            &mut attributes,
+            &signals,
+        ))?;
+        let mut flags = libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
+        if program.group {
+            flags |= libc::POSIX_SPAWN_SETPGROUP; // the group is 0 unless set: the child's own pid
+        }
+        failure(libc::posix_spawnattr_setflags(
+            &mut attributes,
+            flags as libc::c_short,
+        ))?;
+        let spawned = libc::posix_spawn(
+            &mut pid,
+            program.path.as_ptr(),
+            &actions,
+            &attributes,
+            args.as_ptr().cast(),
+            env.cast(),
+        );
+        libc::posix_spawnattr_destroy(&mut attributes);
+        libc::posix_spawn_file_actions_destroy(&mut actions);
+        failure(spawned)?;
+    }
+    Ok(pid)
+}
+
+/// Connect to a local stream socket without waiting: EAGAIN where its queue is full. Nothing later waits either.
+pub fn connect(path: &CStr) -> Result<OwnedFd> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: no pointers.
+    let socket = owned(unsafe { libc::socket(libc::AF_UNIX, kind, 0) }.into())?;
+    // SAFETY: pointers; a zeroed address is a valid one, and the path with its NUL is checked to fit.
+    unsafe {
+        let mut address: libc::sockaddr_un = zeroed();
+        address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        let path = path.to_bytes_with_nul();
+        if path.len() > address.sun_path.len() {
+            return Err(Errno(libc::ENAMETOOLONG));
+        }
+        for (place, byte) in address.sun_path.iter_mut().zip(path) {
+            *place = *byte as libc::c_char;
+        }
+        let length = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+        let address = (&raw const address).cast();
+        done(libc::connect(socket.as_raw_fd(), address, length).into())?;
+    }
+    Ok(socket)
+}
+
+/// The user id of whoever listens (or connected) at the other end: SO_PEERCRED of unix(7).
+pub fn peer_uid(socket: BorrowedFd) -> Result<u32> {
+    let mut credentials = libc::ucred {
+        pid: 0,
+        uid: u32::MAX,
+        gid: u32::MAX,
+    };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: pointers.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &mut length,
+        )
+    };
+    done(result.into())?;
+    Ok(credentials.uid)
+}
+
+/// The most descriptors that one message may carry: `SCM_MAX_FD` of the kernel's include/net/scm.h.
+pub const SCM_MAX_FD: usize = 253;
+/// Room for one control message of that many descriptors, in units that align it.
+const RIGHTS: usize = (size_of::<libc::cmsghdr>() + SCM_MAX_FD * size_of::<RawFd>()).div_ceil(8);
+
+/// sendmsg(2) with descriptors on the first byte (SCM_RIGHTS); how many bytes were taken.
+pub fn send_with(socket: BorrowedFd, data: &[u8], descriptors: &[RawFd]) -> Result<usize> {
+    if descriptors.is_empty() {
+        return send(socket, data, 0);
+    }
+    if descriptors.len() > SCM_MAX_FD {
+        return Err(Errno(libc::EINVAL));
+    }
+    let mut control = [0u64; RIGHTS];
+    let size = std::mem::size_of_val(descriptors) as u32;
+    let mut vector = libc::iovec {
+        iov_base: data.as_ptr().cast_mut().cast(),
+        iov_len: data.len(),
+    };
+    // SAFETY: pointers: `control` has room for the header and all numbers, and outlives the call.
+    let result = unsafe {
+        let mut message: libc::msghdr = zeroed();
+        message.msg_iov = &mut vector;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE(size) as _;
+        let header = libc::CMSG_FIRSTHDR(&message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(size) as _;
+        let place = libc::CMSG_DATA(header).cast::<RawFd>();
+        for (index, descriptor) in descriptors.iter().enumerate() {
+            place.add(index).write_unaligned(*descriptor);
+        }
+        libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL)
+    };
+    check(result as i64).map(|length| length as usize)
+}
+
+/// recvmsg(2) without waiting: how many bytes came (0 at the end of file); descriptors that came along are added to
+/// `descriptors`, closed on exec. EMSGSIZE when some of them did not fit.
+pub fn receive_with(
+    socket: BorrowedFd,
+    buffer: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> Result<usize> {
+    let mut control = [0u64; RIGHTS];
+    let mut vector = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: pointers, results, descriptors: the kernel has just installed those that the control messages name, and
+    // says how long each message is.
+    unsafe {
+        let mut message: libc::msghdr = zeroed();
+        message.msg_iov = &mut vector;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = std::mem::size_of_val(&control) as _;
+        let length = check(libc::recvmsg(socket.as_raw_fd(), &mut message, flags) as i64)?;
+        let mut header = libc::CMSG_FIRSTHDR(&message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                let size = (*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let place = libc::CMSG_DATA(header).cast::<RawFd>();
+                for index in 0..size / size_of::<RawFd>() {
+                    let number = place.add(index).read_unaligned();
+                    descriptors.push(OwnedFd::from_raw_fd(number));
+                }
+            }
+            header = libc::CMSG_NXTHDR(&message, header);
+        }
+        if message.msg_flags & libc::MSG_CTRUNC != 0 {
+            return Err(Errno(libc::EMSGSIZE));
+        }
+        Ok(length as usize)
+    }
 }

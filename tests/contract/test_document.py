@@ -38,9 +38,9 @@ def site(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def example(launcher: Path, tmp_path: Path, site: Path) -> Iterator[Runtime]:
+def example(cold_script: Path, tmp_path: Path, site: Path) -> Iterator[Runtime]:
     program = tmp_path / "pysandbox"
-    program.write_text(launcher.read_text().replace('["', f'[{json.dumps(str(site))}, "', 1))
+    program.write_text(cold_script.read_text().replace('["', f'[{json.dumps(str(site))}, "', 1))
     program.chmod(0o755)
     runtime = Runtime([str(program), "--backend", "example"], tmp_path / "root")
     yield runtime

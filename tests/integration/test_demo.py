@@ -61,7 +61,7 @@ def test_the_launcher_ignores_the_callers_python(launcher: Path, tmp_path: Path)
     for name in ("json", "enum", "sitecustomize", "pysandbox"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the caller')\n")
     hostile = {"PATH": "/nonexistent", "PYTHONPATH": str(tmp_path), "PYTHONHOME": str(tmp_path), "LC_ALL": "xx_XX",
-               "PYTHONSTARTUP": str(tmp_path / "json.py"), "PYTHONINSPECT": "1"}  # fmt: skip
+               "PYTHONSTARTUP": str(tmp_path / "json.py"), "PYTHONINSPECT": "1", "PYSANDBOX_WARM": "off"}  # fmt: skip
 
     done = subprocess.run(
         [launcher, "--version"], cwd=tmp_path, env=hostile, capture_output=True, text=True, timeout=60, check=False
@@ -77,7 +77,7 @@ def test_the_launcher_works_in_a_directory_that_is_gone(launcher: Path, tmp_path
 
     done = subprocess.run(
         ["sh", "-c", f"rmdir {gone}; exec {launcher} --version"], cwd=gone, capture_output=True, text=True,
-        env={"PATH": os.defpath}, timeout=60, check=False,
+        env={"PATH": os.defpath, "PYSANDBOX_WARM": "off"}, timeout=60, check=False,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr

@@ -82,11 +82,11 @@ def pysandbox_register_backend():
 
 
 @pytest.fixture
-def fake(launcher: Path, tmp_path: Path, plugin: Callable[..., Path]) -> Iterator[CommandLine]:
+def fake(cold_script: Path, tmp_path: Path, plugin: Callable[..., Path]) -> Iterator[CommandLine]:
     """`pysandbox --backend fake`, the backend found through its entry point."""
     site = plugin("fake", FAKE_PLUGIN, distribution="fake-backend")
     program = tmp_path / "pysandbox"
-    program.write_text(launcher.read_text().replace('["', f'[{json.dumps(str(site))}, "', 1))
+    program.write_text(cold_script.read_text().replace('["', f'[{json.dumps(str(site))}, "', 1))
     program.chmod(0o755)
     runtime = CommandLine([str(program), "--backend", "fake"], tmp_path / "root")
     yield runtime

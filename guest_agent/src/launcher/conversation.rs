@@ -1,0 +1,256 @@
+//! The conversation with a spare: the request, until it serves; then what it asks for, until it says how to end.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use pysandbox_guest::sys::{self, Errno};
+
+use crate::caller::Caller;
+use crate::children::Children;
+use crate::claim::Claim;
+use crate::frame::{self, milliseconds_until, Connection, Frame, Message, Reading, PATIENCE};
+use crate::request::Request;
+use crate::signals::Signals;
+
+/// Nanoseconds for a spare to begin, from connecting on; then, if it has the command, some more.
+const BEGIN: u64 = 1_000_000_000;
+const BEGIN_AT_LAST: u64 = BEGIN + 5_000_000_000;
+
+const DIED: &str = "the process that served this command has died";
+const SILENT: &str = "the process that serves this command does not answer";
+const ODD: &str = "the process that serves this command does not keep to the protocol: restart it with `pysandbox server stop`";
+
+/// How the command ends here.
+#[derive(Debug, PartialEq)]
+pub enum End {
+    /// This process does it itself.
+    Cold,
+    Exit(i32),
+    /// Whoever did it has died: of a signal that was passed on, or of something else.
+    Died(&'static str),
+    /// Nobody knows what has become of it.
+    Lost(&'static str),
+}
+
+pub struct Conversation {
+    connection: Connection,
+    claim: Claim,
+    /// The kernel ends the spare when the last copy of this is closed: when this process ends, whatever ends it.
+    _life: OwnedFd,
+    children: Children,
+    /// Times of `sys::monotonic`: of the request, and when a frame that has begun must be complete.
+    began: u64,
+    unfinished: Option<u64>,
+}
+
+impl Conversation {
+    /// Send the request. An error means that nobody has it.
+    pub fn open(
+        caller: &Caller,
+        inherited: Vec<RawFd>,
+        socket: OwnedFd,
+        signals: &mut Signals,
+    ) -> sys::Result<Conversation> {
+        let began = sys::monotonic();
+        let (claim, connection) = (Claim::new()?, Connection::new(socket));
+        let (far, life) = sys::pipe()?;
+        let cwd = sys::open(c".", libc::O_PATH | libc::O_DIRECTORY)?;
+        let mut sent = vec![claim.number(), far.as_raw_fd(), cwd.as_raw_fd()];
+        sent.extend(&inherited);
+        let frame = request(caller, &inherited, signals)?;
+        match connection.send(frame, &sent, began + BEGIN) {
+            // Whatever the spare has of it: the claim decides.
+            Err(_) if claim.take() => return Err(Errno(libc::EPIPE)),
+            _ => {}
+        }
+        Ok(Conversation {
+            connection,
+            claim,
+            _life: life,
+            children: Children::new(caller.environment, inherited),
+            began,
+            unfinished: None,
+        })
+    }
+
+    /// Talk until the end.
+    pub fn hold(&mut self, signals: &mut Signals) -> End {
+        match self.begin(signals) {
+            Ok(process) => self.serve(process.as_fd(), signals),
+            Err(end) => end,
+        }
+    }
+
+    /// Wait for the spare to say that it serves; the process that does.
+    fn begin(&mut self, signals: &mut Signals) -> Result<OwnedFd, End> {
+        let mut deadline = self.began + BEGIN;
+        loop {
+            let left = milliseconds_until(deadline);
+            if left == 0 && deadline == self.began + BEGIN_AT_LAST {
+                return Err(End::Lost(SILENT));
+            }
+            if left == 0 {
+                if self.claim.take() {
+                    return Err(End::Cold);
+                }
+                deadline = self.began + BEGIN_AT_LAST;
+            }
+            wait([self.connection.descriptor()], left)?;
+            match self.connection.read() {
+                Reading::Frame(frame) => return self.begun(frame, signals),
+                Reading::Odd => return Err(self.unless_taken(End::Lost(ODD))),
+                Reading::Closed => return Err(self.unless_taken(End::Died(DIED))),
+                Reading::Nothing | Reading::Partial => {}
+            }
+        }
+    }
+
+    fn begun(&self, frame: Frame, signals: &mut Signals) -> Result<OwnedFd, End> {
+        match (frame.message, frame.descriptors.into_iter().next()) {
+            (Message::Serving, Some(process)) => match signals.open() {
+                Ok(()) => Ok(process),
+                Err(_) => Err(End::Lost("no descriptor left to receive signals with")),
+            },
+            (Message::Cold, _) => Err(End::Cold),
+            _ => Err(self.unless_taken(End::Lost(ODD))),
+        }
+    }
+
+    /// Cold, if the command can still be had; else `end`.
+    fn unless_taken(&self, end: End) -> End {
+        if self.claim.take() {
+            End::Cold
+        } else {
+            end
+        }
+    }
+
+    /// Answer one request after the other, and pass signals on.
+    fn serve(&mut self, process: BorrowedFd, signals: &mut Signals) -> End {
+        loop {
+            match self.step(process, signals) {
+                Ok(()) => {}
+                Err(end) => return end,
+            }
+        }
+    }
+
+    fn step(&mut self, process: BorrowedFd, signals: &mut Signals) -> Result<(), End> {
+        let mut ended = false;
+        if self.connection.is_drained() {
+            ended = self.attend_to_signals(process, signals, -1)?;
+        }
+        match self.connection.read() {
+            Reading::Frame(frame) => {
+                self.unfinished = None;
+                self.act(frame)
+            }
+            // Whatever it left behind may still hold the connection open.
+            Reading::Nothing | Reading::Partial if ended => Err(End::Died(DIED)),
+            Reading::Nothing => Ok(()),
+            Reading::Partial => {
+                let end = *self.unfinished.get_or_insert(sys::monotonic() + PATIENCE);
+                match milliseconds_until(end) {
+                    0 => Err(End::Lost(SILENT)),
+                    left => self.attend_to_signals(process, signals, left).map(|_| ()),
+                }
+            }
+            Reading::Odd => Err(End::Lost(ODD)),
+            Reading::Closed => Err(End::Died(DIED)),
+        }
+    }
+
+    /// Wait, and pass on what signals come; whether the process has ended.
+    fn attend_to_signals(
+        &mut self,
+        process: BorrowedFd,
+        signals: &mut Signals,
+        milliseconds: i32,
+    ) -> Result<bool, End> {
+        let connection = self.connection.descriptor();
+        let received = signals.descriptor().unwrap_or(connection);
+        let [_, received, ended] = wait([connection, received, process], milliseconds)?;
+        if received && signals.pass_on(process) {
+            self.children.attend(None);
+        }
+        Ok(ended)
+    }
+
+    /// Do what is asked for; an error is the end.
+    fn act(&mut self, frame: Frame) -> Result<(), End> {
+        let answer = match frame.message {
+            Message::Exit(code) => return Err(End::Exit(code)),
+            Message::Cold if !self.children.has_spawned() => return Err(End::Cold),
+            Message::Spawn(request) => match self.children.spawn(&request, &frame.descriptors) {
+                Some(pid) => answer("pid", pid.map(|pid| pid.to_string())),
+                None => return Err(End::Lost(ODD)),
+            },
+            Message::Reap(pid) => {
+                let status = |ended: Option<i32>| ended.map_or("null".into(), |it| it.to_string());
+                answer("status", sys::try_wait(pid).map(status))
+            }
+            Message::IsChild(pid) => {
+                let found = sys::ended_child(Some(pid)).is_ok();
+                answer("is_child", Ok(found.to_string()))
+            }
+            Message::Adopt => answer(
+                "adopted",
+                sys::set_child_subreaper().map(|()| "true".into()),
+            ),
+            Message::Attend(pid) => {
+                self.children.attend(Some(pid));
+                answer("attending", Ok("true".into()))
+            }
+            Message::Serving | Message::Cold => return Err(End::Lost(ODD)),
+        };
+        // One that has died since shows at the next read.
+        match self.connection.answer(&answer) {
+            Err(Errno(libc::ETIMEDOUT)) => Err(End::Lost(SILENT)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Wait for something to come, at the longest so many milliseconds; to which of the descriptors it has.
+fn wait<const N: usize>(descriptors: [BorrowedFd; N], milliseconds: i32) -> Result<[bool; N], End> {
+    let wanted = descriptors.map(|descriptor| (descriptor, libc::POLLIN));
+    let Ok(events) = sys::poll(&wanted, milliseconds) else {
+        return Err(End::Lost("no memory left to wait in"));
+    };
+    Ok(std::array::from_fn(|index| events[index] != 0))
+}
+
+fn answer(key: &str, value: sys::Result<String>) -> String {
+    match value {
+        Ok(value) => format!("{{\"{key}\":{value}}}"),
+        Err(Errno(errno)) => format!("{{\"errno\":{errno}}}"),
+    }
+}
+
+fn request(caller: &Caller, inherited: &[RawFd], signals: &mut Signals) -> sys::Result<Vec<u8>> {
+    let umask = sys::umask(0);
+    sys::umask(umask);
+    let request = Request {
+        program: caller.program(),
+        args: caller.arguments,
+        env: caller.environment,
+        umask,
+        securebits: sys::securebits()?,
+        ignored: signals.ignored(),
+        blocked: signals.blocked,
+        descriptors: inherited,
+    };
+    let mut frame = frame::begin(8192);
+    request.write(&mut frame).ok_or(Errno(libc::EILSEQ))?;
+    Ok(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_value_or_an_errno() {
+        assert_eq!(answer("pid", Ok("7".into())), r#"{"pid":7}"#);
+        assert_eq!(answer("pid", Err(Errno(libc::ENOENT))), r#"{"errno":2}"#);
+    }
+}

@@ -1,0 +1,159 @@
+//! The server: connecting to one of its spares, and starting it where there is none.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, OwnedFd};
+
+use pysandbox_guest::sys::{self, Errno};
+
+use crate::place::Place;
+
+/// Seconds between two starts: one that cannot live is not tried with every command.
+const BETWEEN_STARTS: i64 = 5;
+/// A server acts for callers in other namespaces, but it lives in the host's own.
+const NAMESPACES: [&CStr; 8] = [
+    c"mnt", c"net", c"ipc", c"uts", c"pid", c"user", c"cgroup", c"time",
+];
+/// Whoever starts a server does not choose where its programs come from.
+const PATH: &CStr = c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why there is no connection.
+pub enum Absent {
+    /// There is no server: one may be started.
+    Startable,
+    /// There is something, but it is busy or not to be trusted.
+    Unusable,
+}
+
+pub fn connect(place: &Place) -> Result<OwnedFd, Absent> {
+    let directory = place.open().map_err(absent)?;
+    let socket = sys::connect(&place.socket(&directory)).map_err(absent)?;
+    match sys::peer_uid(socket.as_fd()) {
+        Ok(0) => Ok(socket),
+        _ => Err(Absent::Unusable),
+    }
+}
+
+fn absent(errno: Errno) -> Absent {
+    match errno.0 {
+        libc::ENOENT | libc::ECONNREFUSED => Absent::Startable,
+        _ => Absent::Unusable,
+    }
+}
+
+/// Start the server, if this is the host and nobody has tried a moment ago. The command does not wait for it.
+pub fn start(place: &Place) {
+    if !is_host() || was_started(place) {
+        return;
+    }
+    match sys::fork_quietly() {
+        Ok(Some(child)) => {
+            let _ = sys::wait_quietly(child);
+        }
+        Ok(None) => {
+            let _ = prepare(place);
+            sys::exit(0)
+        }
+        Err(_) => {}
+    }
+}
+
+/// Whether this process is in all namespaces of PID 1.
+fn is_host() -> bool {
+    let own = sys::open(c"/proc/self/ns", libc::O_PATH | libc::O_DIRECTORY);
+    let first = sys::open(c"/proc/1/ns", libc::O_PATH | libc::O_DIRECTORY);
+    let (Ok(own), Ok(first)) = (own, first) else {
+        return false;
+    };
+    let which = |directory: &OwnedFd, kind: &CStr| {
+        let link = sys::readlinkat(directory.as_fd(), kind);
+        link.or_else(|errno| match errno {
+            Errno(libc::ENOENT) => Ok(CString::default()), // a kind that this kernel does not have
+            errno => Err(errno),
+        })
+    };
+    NAMESPACES
+        .iter()
+        .all(|kind| match (which(&own, kind), which(&first, kind)) {
+            (Ok(ours), Ok(its)) => ours == its,
+            _ => false,
+        })
+}
+
+fn was_started(place: &Place) -> bool {
+    let Ok(directory) = place.open() else {
+        return false;
+    };
+    let lock = sys::fstatat(directory.as_fd(), &place.lock());
+    lock.is_ok_and(|status| is_recent(status.st_mtime, sys::realtime()))
+}
+
+/// A time to come is not recent: the clock has been set back since.
+fn is_recent(then: i64, now: i64) -> bool {
+    (0..BETWEEN_STARTS).contains(&(now - then))
+}
+
+/// In a child of the launcher's: make the directory, then leave a grandchild that is nobody's any more.
+fn prepare(place: &Place) -> sys::Result<()> {
+    sys::umask(0o022);
+    let here = sys::borrow(libc::AT_FDCWD);
+    match sys::mkdirat(here, &place.directory, 0o700) {
+        Ok(()) | Err(Errno(libc::EEXIST)) => {}
+        Err(errno) => return Err(errno),
+    }
+    let directory = place.open()?;
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let lock = sys::openat(directory.as_fd(), &place.lock(), flags, 0o600)?;
+    sys::touch(lock.as_fd())?;
+    sys::setsid()?;
+    if sys::fork_quietly()?.is_none() {
+        let _ = execute(place);
+        sys::exit(1);
+    }
+    Ok(())
+}
+
+/// Become the server, with nothing of the command's but the credentials and limits.
+fn execute(place: &Place) -> sys::Result<()> {
+    let key = CString::new(place.key.as_str()).unwrap_or_default();
+    sys::chdir(c"/")?;
+    sys::close_range(0, u32::MAX, false)?;
+    for number in 0..3 {
+        let null = sys::open(c"/dev/null", libc::O_RDWR)?;
+        sys::set_close_on_exec(number, false)?;
+        std::mem::forget(null);
+    }
+    sys::reset_signals();
+    let words = [&place.script, c"server", c"serve", &place.directory, &key];
+    Err(sys::execve(&place.script, &words, &[PATH]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_is_recent_for_five_seconds() {
+        assert!(is_recent(100, 100));
+        assert!(is_recent(100, 104));
+        assert!(!is_recent(100, 105));
+        assert!(!is_recent(101, 100));
+    }
+
+    #[test]
+    fn a_server_is_started_only_where_there_is_none() {
+        assert!(matches!(absent(Errno(libc::ENOENT)), Absent::Startable));
+        assert!(matches!(
+            absent(Errno(libc::ECONNREFUSED)),
+            Absent::Startable
+        ));
+        for errno in [
+            libc::EAGAIN,
+            libc::EPERM,
+            libc::ELOOP,
+            libc::ENOTDIR,
+            libc::EMFILE,
+        ] {
+            assert!(matches!(absent(Errno(errno)), Absent::Unusable));
+        }
+    }
+}
