@@ -4,7 +4,7 @@ Every contender takes one turn in each round, in random order, with the same bun
 each really does for a container is looked at, and those that do not do the same are left out; so is a warm contender
 whose commands do not reach its server. A bench, not a test: what it says depends on the machine, so read the ratios.
 
-The exit code is 1 if a command failed, or if the warm contender was left out or its commands were not warm.
+The exit code is 1 if a command failed, if pysandbox was left out, or if commands that should be warm were not.
 """
 
 from __future__ import annotations

@@ -68,9 +68,14 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        """Tell whether a command failed, or a figure that should be warm is missing or is not."""
-        left_out = any(label.partition("@")[0] == contender.WARM for label in self.missing)
-        return bool(self.failures or self.cold or left_out)
+        """Tell whether a command failed, or figures of pysandbox are missing, or were to be warm and are not."""
+        return bool(self.failures or self.cold or self.unmeasured)
+
+    @property
+    def unmeasured(self) -> dict[str, str]:
+        """Return what should have been measured of pysandbox and was not, with the reason."""
+        ours = {contender.WARM, contender.COLD}
+        return {label: reason for label, reason in self.missing.items() if label.partition("@")[0] in ours}
 
 
 def print_head(result: Result) -> None:
@@ -101,12 +106,10 @@ def print_figures(result: Result) -> None:
 
 def doubts(result: Result) -> Iterator[str]:
     """Yield what a reader of the tables must know about them."""
-    for name, account in result.accounts.items():
-        if account.cold:
-            yield f"NOT WARM: {name}: {account}"
-    for label, reason in result.missing.items():
-        if label.partition("@")[0] == contender.WARM:
-            yield f"NOT MEASURED: {label}: {reason}"
+    for name, account in result.cold.items():
+        yield f"NOT WARM: {name}: {account}"
+    for label, reason in result.unmeasured.items():
+        yield f"NOT MEASURED: {label}: {reason}"
     if result.failures:
         yield f"FAILED: {len(result.failures)} containers; the first: {result.failures[0]}"
     if result.stolen > STOLEN:
