@@ -9,9 +9,17 @@ use crate::place::Place;
 
 /// Seconds between two starts: one that cannot live is not tried with every command.
 const BETWEEN_STARTS: i64 = 5;
-/// A server acts for callers in other namespaces, but it lives in the host's own.
-const NAMESPACES: [&CStr; 8] = [
-    c"mnt", c"net", c"ipc", c"uts", c"pid", c"user", c"cgroup", c"time",
+/// A server acts for callers in other namespaces, but it lives in the host's own. Kinds, with the numbers of the initial
+/// ones: `enum init_ns_ino` of linux/nsfs.h (Linux 6.18; those of mnt and net had no fixed number before).
+const NAMESPACES: [(&CStr, u32); 8] = [
+    (c"mnt", 0xefff_fff8),
+    (c"net", 0xefff_fff9),
+    (c"ipc", 0xefff_ffff),
+    (c"uts", 0xefff_fffe),
+    (c"pid", 0xefff_fffc),
+    (c"user", 0xefff_fffd),
+    (c"cgroup", 0xefff_fffb),
+    (c"time", 0xefff_fffa),
 ];
 /// Whoever starts a server does not choose where its programs come from.
 const PATH: &CStr = c"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -57,26 +65,38 @@ pub fn start(place: &Place) {
     }
 }
 
-/// Whether this process is in all namespaces of PID 1.
+/// Whether this process is in all namespaces of PID 1; in the initial ones where PID 1 may not be asked, which takes
+/// all the capabilities that it has (ptrace(2), `PTRACE_MODE_READ_FSCREDS`).
 fn is_host() -> bool {
     let own = sys::open(c"/proc/self/ns", libc::O_PATH | libc::O_DIRECTORY);
     let first = sys::open(c"/proc/1/ns", libc::O_PATH | libc::O_DIRECTORY);
     let (Ok(own), Ok(first)) = (own, first) else {
         return false;
     };
-    let which = |directory: &OwnedFd, kind: &CStr| {
-        let link = sys::readlinkat(directory.as_fd(), kind);
-        link.or_else(|errno| match errno {
-            Errno(libc::ENOENT) => Ok(CString::default()), // a kind that this kernel does not have
-            errno => Err(errno),
-        })
-    };
-    NAMESPACES
-        .iter()
-        .all(|kind| match (which(&own, kind), which(&first, kind)) {
-            (Ok(ours), Ok(its)) => ours == its,
-            _ => false,
-        })
+    NAMESPACES.iter().all(|(kind, initial)| {
+        let ours = sys::readlinkat(own.as_fd(), kind);
+        let its = sys::readlinkat(first.as_fd(), kind);
+        is_shared(kind, ours, its, *initial)
+    })
+}
+
+/// Whether a namespace of ours is PID 1's, from what the links in both `ns` directories say: `mnt:[4026531832]`.
+fn is_shared(
+    kind: &CStr,
+    ours: sys::Result<CString>,
+    its: sys::Result<CString>,
+    initial: u32,
+) -> bool {
+    match (ours, its) {
+        (Ok(ours), Ok(its)) => ours == its,
+        (Ok(ours), Err(Errno(libc::EACCES))) => {
+            let kind = kind.to_string_lossy();
+            ours.to_bytes() == format!("{kind}:[{initial}]").as_bytes()
+        }
+        // A kind that this kernel does not have.
+        (Err(Errno(libc::ENOENT)), Err(Errno(libc::ENOENT))) => true,
+        _ => false,
+    }
 }
 
 fn was_started(place: &Place) -> bool {
@@ -137,6 +157,20 @@ mod tests {
         assert!(is_recent(100, 104));
         assert!(!is_recent(100, 105));
         assert!(!is_recent(101, 100));
+    }
+
+    #[test]
+    fn a_namespace_is_compared_with_that_of_pid_1() {
+        let initial = || Ok(c"mnt:[4026531832]".to_owned());
+        let other = || Ok(c"mnt:[4026532000]".to_owned());
+        let failed = |errno| Err(Errno(errno));
+        let shared = |ours, its| is_shared(c"mnt", ours, its, 0xefff_fff8);
+        assert!(shared(other(), other()));
+        assert!(!shared(initial(), other()));
+        assert!(shared(initial(), failed(libc::EACCES)));
+        assert!(!shared(other(), failed(libc::EACCES)));
+        assert!(shared(failed(libc::ENOENT), failed(libc::ENOENT)));
+        assert!(!shared(initial(), failed(libc::ENOENT)));
     }
 
     #[test]
