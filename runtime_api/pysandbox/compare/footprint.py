@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 LIMIT = 10.0
 #: The part of the warm contender that is in no cgroup of the caller's.
 SPARE = "spare that serves"
+SERVER, SPARES = "server", "idle spares"
+SHARED = {SERVER, SPARES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,17 @@ def of(*pids: int) -> Footprint:
 
 
 def all_waiting(benches: Iterable[Bench], server: Server | None) -> dict[str, dict[str, Footprint]]:
-    """Return it for each contender; what the warm one's spare has is added to its peaks from now on."""
-    found = {}
+    """Return it for each contender; what the warm one's spare has is added to its peaks from now on.
+
+    What all containers share is told once, with the first of the warm contenders.
+    """
+    found: dict[str, dict[str, Footprint]] = {}
+    told: set[str] = set()
     for bench in benches:
-        label = bench.contender.label
-        found[label] = waiting(bench, server if bench.contender.warm else None)
-        bench.elsewhere = found[label][SPARE].highest if SPARE in found[label] else 0.0
+        parts = waiting(bench, server if bench.contender.warm else None)
+        bench.elsewhere = parts[SPARE].highest if SPARE in parts else 0.0
+        found[bench.contender.label] = {part: each for part, each in parts.items() if part not in told}
+        told |= SHARED & set(parts)
     return found
 
 
@@ -83,8 +90,8 @@ def waiting(bench: Bench, server: Server | None) -> dict[str, Footprint]:
             return {"run": of(pid)}
         status = _one_served(server)
         busy = of(*status.serving)
-        parts = {"run": total([of(pid), busy]), "launcher": of(pid), SPARE: busy, "server": of(server.pid)}
-        return {**parts, "idle spares": of(*status.spares)}
+        parts = {"run": total([of(pid), busy]), "launcher": of(pid), SPARE: busy}
+        return {**parts, SERVER: of(server.pid), SPARES: of(*status.spares)}
 
 
 def _one_served(server: Server) -> Status:
