@@ -1,8 +1,7 @@
 """Dataclasses without the cost of importing them: what type checkers and readers see is the standard library's.
 
 `dataclasses` imports `inspect` and all it needs, and compiles code for every class: together 27 ms of a cold command,
-more than all else that it does. Here nothing is generated: building an object is slower (3 us), a class is free. The
-server of the warm start, which lives on, has the code generated after all: `generate`.
+more than all else that it does. Here nothing is generated: building an object is slower (1 to 3 us), a class is free.
 
 Kept are frozen, slotted and keyword-only classes, defaults and default factories, equality, `repr`, hashing of frozen
 ones, `fields` and `replace`. A class that wants more of `dataclasses` imports that.
@@ -17,13 +16,8 @@ if TYPE_CHECKING:
     from dataclasses import field as field
     from dataclasses import fields as fields
     from dataclasses import replace as replace
-
-    def generate() -> None:
-        """Give every record made so far an `__init__` of its own, which is five times as fast."""
-
 else:
     _MISSING = object()
-    _made = []
 
     class FrozenInstanceError(AttributeError):
         """A frozen object's attribute was assigned or deleted."""
@@ -63,9 +57,7 @@ else:
             body |= {"__init__": _init, "__eq__": _eq, "__repr__": _repr, "__hash__": _hash if frozen else None}
             if frozen:
                 body |= {"__setattr__": _refuse, "__delattr__": _refuse}
-            made = type(cls)(cls.__name__, cls.__bases__, body)
-            _made.append(made)
-            return made
+            return type(cls)(cls.__name__, cls.__bases__, body)
 
         return decorate
 
@@ -81,6 +73,10 @@ else:
 
     def _init(self, *args, **given):
         names = self.__record_fields__
+        if len(args) == len(names) and not given and not self.__keyword_only__:  # most of them, and quick
+            for name, value in zip(names, args, strict=True):
+                object.__setattr__(self, name, value)
+            return
         if len(args) > (0 if self.__keyword_only__ else len(names)):
             raise TypeError(f"{type(self).__name__}: too many positional arguments")
         positional = dict(zip(names, args, strict=False))
@@ -92,26 +88,6 @@ else:
             object.__setattr__(self, name, each.value(type(self)) if value is _MISSING else value)
         if given:
             raise TypeError(f"{type(self).__name__}: unexpected argument {next(iter(given))!r}")
-
-    def generate():
-        """Give every record made so far an `__init__` of its own."""
-        for cls in _made:
-            fields_ = list(cls.__record_fields__.values())
-            scope = {"_missing": _MISSING, "_set": object.__setattr__}
-            scope |= {f"_field_{each.name}": each for each in fields_}
-            arguments = "".join(f", {each.name}{'' if _required(each) else '=_missing'}" for each in fields_)
-            keyword = ", *" if cls.__keyword_only__ and fields_ else ""
-            lines = [f"def __init__(self{keyword}{arguments}):"]
-            for name in cls.__record_fields__:
-                lines.append(f" _set(self, {name!r}, {name})")
-                if not _required(cls.__record_fields__[name]):
-                    value = f"_field_{name}.value(type(self))"
-                    lines[-1] = f" _set(self, {name!r}, {value} if {name} is _missing else {name})"
-            exec("\n".join([*lines, " pass"]), scope)  # noqa: S102 (names of our own classes, no input)
-            cls.__init__ = scope["__init__"]
-
-    def _required(each):
-        return each.default is _MISSING and each.default_factory is None
 
     def _values(self):
         return tuple(getattr(self, name) for name in self.__record_fields__)

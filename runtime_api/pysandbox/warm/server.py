@@ -75,13 +75,12 @@ class Server:
             raise Unavailable("there is a server already") from None
 
     def _prepare(self) -> None:
-        from pysandbox import executor, record
+        from pysandbox import executor
 
         self._proc = _above(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         self._own = peer.standing(os.getpid(), self._proc)
         peer.check(self._own, self._own)
         preload()
-        record.generate()
         executor.hold_executor(OUR_DESCRIPTORS)
         self._files = Files(executor.executor_path(), self._program)
         self._events, self._tell = _pipe()

@@ -6,6 +6,7 @@ whatever is wrong until then sends the launcher its own way.
 
 from __future__ import annotations
 
+import _signal
 import _socket
 import contextlib
 import fcntl
@@ -80,7 +81,8 @@ def _move(descriptor: int) -> int:
 
 
 def _signals(mask: int) -> list[int]:
-    return [number for number in range(1, signal.NSIG) if mask >> (number - 1) & 1]
+    """Return the numbers in a mask, but for 32 and 33, the C library's own: posix_spawn(3) has them ignored."""
+    return [number for number in _signal.valid_signals() if mask >> (number - 1) & 1]
 
 
 # -- taking the caller's place -----------------------------------------------------------------------------------------
