@@ -9,6 +9,7 @@ from pysandbox import executor
 from pysandbox.cgroup.placement import open_cgroup
 from pysandbox.errors import FailedPrecondition
 from pysandbox.executor import ExecutorError
+from pysandbox.filtercache import compile_filter
 from pysandbox.linux import start_time
 from pysandbox_namespaces.container import START_FIFO, NamespacesContainer
 from pysandbox_namespaces.conversation import Conversation, Execution, hold_entrances, patience
@@ -34,7 +35,9 @@ def create(request: CreateRequest) -> NamespacesContainer:
     """Make a container whose init waits for `start`. On failure nothing is left."""
     cgroup = open_spec_cgroup(request.spec, request.id, request.options)
     preserved = len(request.stdio.preserved)
-    plan = plan_init(request.bundle, request.spec, request.id, request.options, cgroup, request.state, preserved)
+    plan = plan_init(
+        request.bundle, request.spec, request.id, request.options, cgroup, request.state, preserved, compile_filter
+    )
     root = _root_mount(request)
     request.remember(_memory(cgroup, root))
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as held:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pysandbox.cgroup.resources import ignored
+from pysandbox.filtercache import compile_filter
 from pysandbox.plan.container import init_plan
 from pysandbox.plan.host import host_facts
 from pysandbox.plan.process import exec_plan
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pysandbox.backend import ExecRequest, Options
     from pysandbox.cgroup.cgroup import Cgroup
     from pysandbox.oci.types import Spec
+    from pysandbox.plan.filter import Compiler
     from pysandbox.plan.plan import Plan
 
 
@@ -31,8 +33,9 @@ def plan_init(
     cgroup: Cgroup,
     state: Mapping[str, Any],
     preserved: int,
+    compiler: Compiler | None = None,
 ) -> Plan:
-    """Plan the container's init."""
+    """Plan the container's init; `compiler` is for one that will be carried out."""
     plan = init_plan(
         spec,
         bundle=bundle,
@@ -43,6 +46,7 @@ def plan_init(
         state=state,
         preserved=preserved,
         entrances=list(entrances(cgroup, spec)),
+        compiler=compiler,
     )
     if options.warn is not None:
         for path in said_in_vain(spec, cgroup.version):
@@ -92,6 +96,7 @@ def plan_exec(request: ExecRequest, container_id: str, spec: Spec, pid: int, slo
         container_id=container_id,
         preserved=len(request.stdio.preserved),
         entrances=slots,
+        compiler=compile_filter,
     )
     _log(plan, request.options)
     return plan

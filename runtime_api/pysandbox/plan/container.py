@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from pysandbox.backend import Options
     from pysandbox.oci.types import Linux, Spec
+    from pysandbox.plan.filter import Compiler
     from pysandbox.plan.host import Host
     from pysandbox.plan.mounts import CgroupMount
     from pysandbox.plan.namespaces import Namespaces
@@ -63,13 +64,14 @@ def init_plan(
     cgroup: Cgroup | None = None,
     preserved: int = 0,
     entrances: Sequence[str] = (),
+    compiler: Compiler | None = None,
 ) -> Plan:
     """Plan a container up to its program, which waits for `start`.
 
     `spec` is validated; `bundle` is absolute, relative paths start there. `state` is the OCI state document for hooks
-    that run inside, `entrances` are the slots of its cgroup. Stops, in order: cgroup, id_maps, time_offsets,
-    net_devices, those of `request_id_map`, runtime_created, ready, each only where it is needed. Raises InvalidArgument
-    with the JSON path.
+    that run inside, `entrances` are the slots of its cgroup, `compiler` is as in `exec_plan`. Stops, in order: cgroup,
+    id_maps, time_offsets, net_devices, those of `request_id_map`, runtime_created, ready, each only where it is needed.
+    Raises InvalidArgument with the JSON path.
     """
     if "process" not in spec:
         raise InvalidArgument("process: missing, and a container needs one")
@@ -112,7 +114,7 @@ def init_plan(
         *_readonly_root(spec, namespaces),
         *_identity(spec, linux, namespaces),
         op.umask(umask_of(process)),
-        *process_part(process, spec, host, warnings, debug, preserved=preserved),
+        *process_part(process, spec, host, warnings, debug, preserved=preserved, compiler=compiler),
         op.stop("ready"),
         op.wait_start(),
         *_hooks(spec, "startContainer", state, "created", hook_environment(process)),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Scheduler,
         Spec,
     )
+    from pysandbox.plan.filter import Compiler
     from pysandbox.plan.host import Host
     from pysandbox.plan.operation import Operation
 
@@ -66,12 +67,14 @@ def exec_plan(
     container_id: str = "",
     preserved: int = 0,
     entrances: Sequence[str] = (),
+    compiler: Compiler | None = None,
 ) -> Plan:
     """Plan one more process in a running container, whose init is in slot `process`.
 
     `process` is complete; `spec` is the container's, for what belongs to it and not to the process: seccomp,
     personality, id maps. `namespaces` are the kinds that the container does not share with the caller, `entrances`
-    the slots of its cgroup. Raises InvalidArgument.
+    the slots of its cgroup. `compiler` compiles the seccomp profile, where it is not to be libseccomp each time. Raises
+    InvalidArgument.
     """
     if "mount" not in namespaces:
         raise InvalidArgument("linux.namespaces: cannot exec in a container without a mount namespace")
@@ -98,7 +101,7 @@ def exec_plan(
         operations.append(op.open_proc())
     operations.append(standard_streams(process, options, bind=False))
     operations.append(op.umask(umask_of(process, spec.get("process", process))))
-    operations += process_part(process, spec, host, warnings, debug, preserved=preserved)
+    operations += process_part(process, spec, host, warnings, debug, preserved=preserved, compiler=compiler)
     if affinity.get("final"):
         _insert_before_credentials(
             operations, op.cpu_affinity(_numbers(affinity["final"], "process.execCPUAffinity.final"))
@@ -175,12 +178,19 @@ def umask_of(*processes: Process) -> int:
 
 
 def process_part(
-    process: Process, spec: Spec, host: Host, warnings: list[str], debug: list[str], *, preserved: int
+    process: Process,
+    spec: Spec,
+    host: Host,
+    warnings: list[str],
+    debug: list[str],
+    *,
+    preserved: int,
+    compiler: Compiler | None = None,
 ) -> list[Operation]:
     """Plan everything between the container's file system and `execute`. Appends to `warnings` and `debug`."""
     linux = spec.get("linux") or {}
     no_new_privileges = bool(process.get("noNewPrivileges"))
-    filters = _seccomp(linux, warnings, debug)
+    filters = _seccomp(linux, warnings, debug, compiler)
     env = environment(process)
     operations = _labels(process, host)
     if no_new_privileges:
@@ -201,13 +211,15 @@ def process_part(
     return operations
 
 
-def _seccomp(linux: Linux, warnings: list[str], debug: list[str]) -> list[Operation]:
+def _seccomp(linux: Linux, warnings: list[str], debug: list[str], compiler: Compiler | None) -> list[Operation]:
     profile = linux.get("seccomp")
     if not profile:
         return []
-    from pysandbox.plan.seccomp import compile_profile
+    if compiler is None:
+        from pysandbox.plan.seccomp import compile_profile
 
-    compiled = compile_profile(profile)
+        compiler = compile_profile
+    compiled = compiler(profile)
     if compiled is None:
         return []
     debug += [f"unknown seccomp syscall {name!r} ignored" for name in compiled.ignored]
@@ -215,7 +227,6 @@ def _seccomp(linux: Linux, warnings: list[str], debug: list[str]) -> list[Operat
         names = ", ".join(dict.fromkeys(compiled.ignored))
         warnings.append(f"linux.seccomp.syscalls: libseccomp does not know, so left out: {names}")
     debug.append(f"seccomp filter flags: {compiled.flags}")
-    warnings += compiled.warnings
     return [op.seccomp(compiled.program, compiled.flags, listener=compiled.listener)]
 
 
