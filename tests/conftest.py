@@ -3,6 +3,8 @@
 `pysandbox` (or `runtime`, which `--runtime PATH` replaces by another one, `runc` say) is a `Runtime` with a state
 directory of its own; `make_bundle(["true"], mutate)` makes a bundle with a busybox root; `leaks` fails a test that
 leaves a process, mount, cgroup, keyring, descriptor or record behind. `from precondition import requires` skips.
+
+`--warm on` (the default) has a server of the session's own serve the commands; `--warm off` runs every one cold.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,7 @@ import busybox
 import pytest
 from precondition import requires
 from runtime import Runtime, children, command_line, end_children, eventually
+from server import Servers, strayed, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,21 +33,46 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parent.parent
 LAUNCHER = REPOSITORY / "guest_agent/target/release/pysandbox-launcher"
 PR_SET_CHILD_SUBREAPER = 36
+#: The servers of this session; None with `--warm off`.
+SERVERS = pytest.StashKey[Servers | None]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runtime", default=None, help="run the `runtime` tests against this OCI runtime instead")
+    parser.addoption("--warm", choices=["on", "off"], default="on", help="whether a server may serve the commands")
 
 
-def pytest_sessionstart() -> None:
+def pytest_sessionstart(session: pytest.Session) -> None:
     # Orphans of whatever the tests start come to this process, where `leaks` and the teardown find them.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.environ.setdefault("LC_ALL", "C.UTF-8")
-    os.environ.setdefault("PYSANDBOX_WARM", "off")  # no server that outlives the tests
+    servers = None
+    if session.config.getoption("--warm") == "on":
+        servers = Servers(Path(tempfile.mkdtemp(prefix="psb-server-")))
+    session.config.stash[SERVERS] = servers
+    os.environ["PYSANDBOX_WARM"] = str(servers.directory) if servers else "off"
 
 
-def pytest_sessionfinish() -> None:
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    servers = item.config.stash[SERVERS]
+    if servers:
+        servers.status()  # what one has counted outlives it
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    servers = session.config.stash[SERVERS]
+    if servers:
+        servers.stop()
+        shutil.rmtree(servers.directory)
     end_children(set())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    servers = config.stash[SERVERS]
+    if servers:
+        terminalreporter.write_line(f"warm: {servers.served} commands served, refused: {json.dumps(servers.refused)}")
+    else:
+        terminalreporter.write_line("warm: off, every command ran cold")
 
 
 # -- the runtime -------------------------------------------------------------------------------------------------------
@@ -67,14 +96,26 @@ def cold_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def launcher(cold_script: Path) -> Path:
-    """A `pysandbox`: the launcher that `make setup` built, the script of this checkout beside it."""
+def launcher(cold_script: Path, servers: Servers | None) -> Iterator[Path]:
+    """A `pysandbox`: the launcher that `make setup` built, the script of this checkout beside it.
+
+    With `--warm on` it is served: it must have been, and by no other server than the session's, when the session ends.
+    """
     program = cold_script.with_name("pysandbox")
     try:
         shutil.copy(LAUNCHER, program)
     except FileNotFoundError:
         pytest.fail(f"no {LAUNCHER.relative_to(REPOSITORY)}: run `make setup`")
-    return program
+    if servers:
+        warm_up(program, servers)
+    yield program
+    assert not strayed(cold_script), "a command of a test was not told PYSANDBOX_WARM: it had a server in /run"
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest) -> Servers | None:
+    """The servers of this session; None where every command runs cold."""
+    return request.config.stash[SERVERS]
 
 
 @pytest.fixture
@@ -84,9 +125,9 @@ def root_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pysandbox(launcher: Path, root_dir: Path) -> Iterator[Runtime]:
+def pysandbox(launcher: Path, root_dir: Path, servers: Servers | None) -> Iterator[Runtime]:
     """The runtime under test. What a test leaves is removed after it, whatever the test did."""
-    yield from _runtime([str(launcher)], root_dir)
+    yield from _runtime([str(launcher)], root_dir, servers)
 
 
 @pytest.fixture
@@ -106,14 +147,14 @@ def runtime(request: pytest.FixtureRequest, root_dir: Path) -> Iterator[Runtime]
         yield from _runtime([chosen], root_dir)
 
 
-def _runtime(command: list[str], root: Path) -> Iterator[Runtime]:
+def _runtime(command: list[str], root: Path, servers: Servers | None = None) -> Iterator[Runtime]:
     known = set(children())
     runtime = Runtime(command, root)
     yield runtime
     try:
         runtime.remove_all()
     finally:
-        end_children(known)
+        end_children(known | (servers.family() if servers else set()))
         for line in runtime.log:
             print(line)
 
@@ -178,14 +219,15 @@ def _base_spec() -> dict[str, Any]:
 class Host:
     """What there is on the host that a container could leave behind, as far as this test can have made it."""
 
-    def __init__(self, tmp_path: Path, runtimes: list[Runtime]) -> None:
+    def __init__(self, tmp_path: Path, runtimes: list[Runtime], servers: Servers | None) -> None:
         self.tmp_path = tmp_path
         self.runtimes = runtimes
+        self.servers = servers
 
     def look(self) -> dict[str, set[str]]:
         """Return the things by kind."""
         return {
-            "processes": {command_line(pid) for pid in children() if not _reaped(pid)},
+            "processes": self._processes(),
             "mounts": self._mounts(),
             "cgroups": self._cgroups(),
             "keyrings": self._keyrings(),
@@ -195,6 +237,12 @@ class Host:
             },
             "network namespaces": set(os.listdir("/run/netns")) if os.path.isdir("/run/netns") else set(),
         }
+
+    def _processes(self) -> set[str]:
+        """Ours, but for the servers and the forks that wait: not one that serves a command, or did."""
+        found = [pid for pid in children() if not _reaped(pid)]
+        known = self.servers.pids() if self.servers else set()
+        return {command_line(pid) for pid in found if pid not in known}
 
     def _ids(self) -> list[str]:
         return [container_id for runtime in self.runtimes for container_id in runtime.ids]
@@ -236,14 +284,14 @@ def _descriptors() -> set[str]:
 
 
 @pytest.fixture
-def leaks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+def leaks(request: pytest.FixtureRequest, tmp_path: Path, servers: Servers | None) -> Iterator[Host]:
     """Fail the test if, 5 seconds after it, the host holds anything that it did not hold before.
 
     The test has to delete what it made: this looks before the other fixtures clean up. Ask for it last.
     """
     names = [name for name in ("pysandbox", "runtime", "runc") if name in request.fixturenames]
     runtimes = list({id(found): found for found in map(request.getfixturevalue, names)}.values())
-    host = Host(tmp_path, runtimes)
+    host = Host(tmp_path, runtimes, servers)
     before = host.look()
     yield host
 

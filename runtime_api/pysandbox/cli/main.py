@@ -59,14 +59,15 @@ def command(words: list[str], inherited: frozenset[int]) -> int:
     try:
         globals_ = parse(GLOBAL_FLAGS, words, ordered=True)
         journal = Log(globals_["log"], globals_["log-format"], debug=globals_["debug"])
-        return _dispatch(globals_, journal, inherited)
+        code = _dispatch(globals_, journal, inherited)
     except UsageError as error:
         sys.stdout.write(f"Incorrect Usage. {error}\n\n{_help()}")
-        return _fail(journal, error, "")
+        code = _fail(journal, error, "")
     except SandboxError as error:
-        return _fail(journal, error, "")
+        code = _fail(journal, error, "")
     except KeyboardInterrupt:
-        return 130  # 128 and SIGINT; whatever was half made has been undone on the way here
+        code = 130  # 128 and SIGINT; whatever was half made has been undone on the way here
+    return _flush(code, journal)
 
 
 def _dispatch(globals_: Parsed, journal: Log, inherited: frozenset[int]) -> int:
@@ -108,8 +109,7 @@ def _run_command(name: str, words: list[str], globals_: Parsed, journal: Log, in
     from pysandbox.cli.invocation import Invocation
 
     try:
-        code = run(Invocation(globals_=globals_, parsed=parsed, journal=journal, inherited=inherited))
-        sys.stdout.flush()
+        return run(Invocation(globals_=globals_, parsed=parsed, journal=journal, inherited=inherited))
     except UsageError as error:
         return _fail(journal, error, "")
     except BrokenPipeError:
@@ -122,7 +122,6 @@ def _run_command(name: str, words: list[str], globals_: Parsed, journal: Log, in
 
             journal.debug(traceback.format_exc())
         return _fail(journal, error, name, f"{type(error).__name__} (a bug: --debug shows where): ")
-    return code
 
 
 def _load(name: str) -> tuple[Command, Callable[[Invocation], int]]:
@@ -142,6 +141,19 @@ def _fail(journal: Log, error: BaseException, name: str, kind: str = "") -> int:
 def _system_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename is not None else ""
     return f"{where}{error.strerror or error}"
+
+
+def _flush(code: int, journal: Log) -> int:
+    """Write what is still buffered; return the exit code. A fork of the server does not end as interpreters do."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _drop_output()
+    except OSError as error:
+        _drop_output()
+        # A command that has failed has told why.
+        return code or _fail(journal, OSError(error.errno, error.strerror, "standard output"), "")
+    return code
 
 
 def _drop_output() -> int:
