@@ -5,6 +5,7 @@ backend = "namespaces"                 # used where neither flag nor annotation 
 plugins = ["example"]                  # the only backends, beside the built-in ones, that may be loaded
 observers = ["example"]                # entry points whose pysandbox_lifecycle_event is called
 annotation_backends = ["namespaces"]   # values of the annotation io.pysandbox.backend that count
+warm = false                           # for the launcher: start every command cold
 ```
 
 It names code that runs as root, so it must be root's. `tomllib` (16 ms) is imported only when there is a file.
@@ -66,12 +67,14 @@ def _parse(text: bytes, where: str) -> Config:
         document = tomllib.loads(text.decode())
     except ValueError as error:
         raise InvalidArgument(f"{where}: {error}") from error
-    unknown = document.keys() - {"backend", "plugins", "observers", "annotation_backends"}
+    unknown = document.keys() - {"backend", "plugins", "observers", "annotation_backends", "warm"}
     if unknown:
         raise InvalidArgument(f"{where}: unknown setting {min(unknown)!r}")
     backend = document.get("backend")
     if not isinstance(backend, str | None):
         raise InvalidArgument(f"{where}: backend should be a string")
+    if not isinstance(document.get("warm", True), bool):
+        raise InvalidArgument(f"{where}: warm should be true or false")
     plugins = _names(document, "plugins", where) if "plugins" in document else None
     return Config(
         path=where,

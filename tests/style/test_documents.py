@@ -14,8 +14,12 @@ LINK = re.compile(r"\[[^\]]+\]\((?!https?:|#)([^)#\s]+)[^)]*\)")
 COMMAND = re.compile(
     r"^\s*(?:\$ |# )?(?:sudo )?(?:\.venv/bin/)?pysandbox ((?:--?[\w-]+(?:[= ][A-Z/.\w]+)? )*)([a-z]+)\b", re.MULTILINE
 )
-FENCE = re.compile(r"^```(?:sh|console|bash)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/limits.md"]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/limits.md", "docs/warm.md", "docs/bench.md"]
+
+
+def shell_blocks(text: str) -> list[str]:
+    return [block for language, block in FENCE.findall(text) if language in ("sh", "console", "bash")]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -34,7 +38,7 @@ def test_make_targets_in_documents_exist(repository: Path) -> None:
 
     named = set(re.findall(r"`(?:sudo )?make ([a-z]+)", text)) | {
         word
-        for block in FENCE.findall(text)
+        for block in shell_blocks(text)
         for word in re.findall(r"^\s*(?:sudo )?make ([a-z]+)", block, re.MULTILINE)
     }
 
@@ -43,7 +47,7 @@ def test_make_targets_in_documents_exist(repository: Path) -> None:
 
 
 def test_commands_in_the_readme_exist(repository: Path, pysandbox: Runtime) -> None:
-    text = "\n".join(FENCE.findall((repository / "README.md").read_text()))
+    text = "\n".join(shell_blocks((repository / "README.md").read_text()))
     commands = {match.group(2) for match in COMMAND.finditer(text)}
     assert {"run", "create", "start", "state", "exec", "kill", "delete"} <= commands
 

@@ -42,6 +42,7 @@ def test_without_a_file_everything_has_its_default(monkeypatch: pytest.MonkeyPat
         ("backend = 1", "backend should be a string"),
         ('plugins = "all"', "plugins should be a list of strings"),
         ("observers = [1]", "observers should be a list of strings"),
+        ("warm = 0", "warm should be true or false"),
         ("bakend = 'b'", "unknown setting 'bakend'"),
         ("backend", "config.toml: "),
         ("\xff", "config.toml: "),
