@@ -48,6 +48,7 @@ class NamespacesContainer(Container):
         self._cgroup = cgroup
         self._execution = execution  # only in the process that created the container
         self._root = root  # only of a container without a mount namespace
+        self._reaped = False
         self._execs: dict[str, tuple[int, int]] = {}  # exec id → pid, start time
 
     def start(self) -> None:
@@ -85,7 +86,9 @@ class NamespacesContainer(Container):
     def wait(self, exec_id: str | None = None, *, timeout: float | None = None) -> ExitStatus:
         """Wait by pidfd, then reap."""
         pid, started = self._process(exec_id)
-        return processes.wait_exit(pid, started, timeout)
+        status = processes.wait_exit(pid, started, timeout)
+        self._reaped |= exec_id is None
+        return status
 
     def _process(self, exec_id: str | None) -> tuple[int, int]:
         if exec_id is None:
@@ -103,8 +106,9 @@ class NamespacesContainer(Container):
         if self._execution is not None:
             self._execution.close()
         self._cgroup.kill()
-        with contextlib.suppress(ChildProcessError):
-            current().reap(self.init.pid)
+        if not self._reaped:
+            with contextlib.suppress(ChildProcessError):
+                current().reap(self.init.pid)
         if self._root is not None:
             self._root.detach()
         self._cgroup.remove()

@@ -60,6 +60,7 @@ class Conversation:
             while (message := self._launch.next(self._timeout)) is not None:
                 stop = self._take(message)
                 if stop is not None and stop == until:
+                    self._launch.reap_outer()
                     return self._process()
         except BaseException:
             for descriptor in self._received.values():

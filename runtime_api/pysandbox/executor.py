@@ -200,7 +200,6 @@ class Launch:
                 if self.pid:
                     return None
                 self.pid = pid
-                self._reap_outer()
                 return Pid(pid)
             case {"descriptor": str(name)} if descriptor is not None:
                 return Descriptor(name, descriptor)
@@ -230,6 +229,8 @@ class Launch:
         if self._report is not None:
             self._report.close()
             self._report = None
+        if self.pid:
+            self.reap_outer()
 
     def abort(self) -> None:
         """Kill what was made and reap it. Safe to call twice, and after the processes ended by themselves."""
@@ -264,7 +265,8 @@ class Launch:
                 return
             self.pid = _told_pid(data)
 
-    def _reap_outer(self) -> None:
+    def reap_outer(self) -> None:
+        """Reap the process that was spawned, which ends once it has cloned. The later, the less there is to wait for."""
         if not self._outer_ended:
             self._outer_ended = True
             _wait(self.outer_pid)
@@ -295,6 +297,9 @@ def _wait(pid: int) -> int:
     """Reap a child that is about to end; its wait status, 0 where another has reaped it."""
     import select
 
+    with contextlib.suppress(ChildProcessError):
+        if (status := current().reap(pid)) is not None:
+            return status
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
