@@ -1,13 +1,12 @@
 //! The conversation with a spare: the request, until it serves; then what it asks for, until it says how to end.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use pysandbox_guest::sys::{self, Errno};
+use pysandbox_guest::sys::{self, Errno, Strings};
 
-use crate::caller::Caller;
 use crate::children::Children;
 use crate::claim::Claim;
-use crate::frame::{self, milliseconds_until, Connection, Frame, Message, Reading, PATIENCE};
+use crate::frame::{milliseconds_until, Connection, Frame, Message, Reading, PATIENCE};
 use crate::request::Request;
 use crate::signals::Signals;
 
@@ -45,18 +44,17 @@ pub struct Conversation {
 impl Conversation {
     /// Send the request. An error means that nobody has it.
     pub fn open(
-        caller: &Caller,
-        inherited: Vec<RawFd>,
         socket: OwnedFd,
-        signals: &mut Signals,
+        request: Request,
+        began: u64,
+        environment: Strings,
     ) -> sys::Result<Conversation> {
-        let began = sys::monotonic();
         let (claim, connection) = (Claim::new()?, Connection::new(socket));
         let (far, life) = sys::pipe()?;
         let cwd = sys::open(c".", libc::O_PATH | libc::O_DIRECTORY)?;
+        let Request { frame, inherited } = request;
         let mut sent = vec![claim.number(), far.as_raw_fd(), cwd.as_raw_fd()];
         sent.extend(&inherited);
-        let frame = request(caller, &inherited, signals)?;
         match connection.send(frame, &sent, began + BEGIN) {
             // Whatever the spare has of it: the claim decides.
             Err(_) if claim.take() => return Err(Errno(libc::EPIPE)),
@@ -66,7 +64,7 @@ impl Conversation {
             connection,
             claim,
             _life: life,
-            children: Children::new(caller.environment, inherited),
+            children: Children::new(environment, inherited),
             began,
             unfinished: None,
         })
@@ -224,24 +222,6 @@ fn answer(key: &str, value: sys::Result<String>) -> String {
         Ok(value) => format!("{{\"{key}\":{value}}}"),
         Err(Errno(errno)) => format!("{{\"errno\":{errno}}}"),
     }
-}
-
-fn request(caller: &Caller, inherited: &[RawFd], signals: &mut Signals) -> sys::Result<Vec<u8>> {
-    let umask = sys::umask(0);
-    sys::umask(umask);
-    let request = Request {
-        program: caller.program(),
-        args: caller.arguments,
-        env: caller.environment,
-        umask,
-        securebits: sys::securebits()?,
-        ignored: signals.ignored(),
-        blocked: signals.blocked,
-        descriptors: inherited,
-    };
-    let mut frame = frame::begin(8192);
-    request.write(&mut frame).ok_or(Errno(libc::EILSEQ))?;
-    Ok(frame)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use caller::Caller;
 use conversation::{Conversation, End};
 use place::Place;
 use pysandbox_guest::sys;
-use request::open_descriptors;
+use request::Request;
 use signals::Signals;
 
 #[cfg(not(test))]
@@ -48,19 +48,19 @@ fn serve(caller: &Caller, signals: &mut Signals) -> End {
     if cold::reason(caller).is_some() {
         return End::Cold;
     }
-    // Before anything is opened here: only what is the caller's is told.
-    let (Some(inherited), Some(place)) = (open_descriptors(), Place::find(caller)) else {
+    let (Some(place), Ok(request)) = (Place::find(caller), Request::new(caller, signals)) else {
         return End::Cold;
     };
-    let connection = match server::connect(&place) {
-        Ok(connection) => connection,
+    let began = sys::monotonic();
+    let socket = match server::connect(&place) {
+        Ok(socket) => socket,
         Err(server::Absent::Startable) => {
             server::start(&place);
             return End::Cold;
         }
         Err(server::Absent::Unusable) => return End::Cold,
     };
-    match Conversation::open(caller, inherited, connection, signals) {
+    match Conversation::open(socket, request, began, caller.environment) {
         Ok(mut conversation) => conversation.hold(signals),
         Err(_) => End::Cold,
     }

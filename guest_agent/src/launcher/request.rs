@@ -3,41 +3,79 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use pysandbox_guest::sys::{self, Strings};
+use pysandbox_guest::sys::{self, Errno};
+
+use crate::caller::Caller;
+use crate::frame;
+use crate::signals::Signals;
 
 /// A caller with more is not served: one message carries 253.
 const MOST_DESCRIPTORS: usize = 200;
+/// Bytes, of most requests: the environment is all that is long.
+const USUAL_SIZE: usize = 8192;
 
-pub struct Request<'a> {
-    pub program: &'a [u8],
-    pub args: Strings,
-    pub env: Strings,
-    pub umask: u32,
-    pub securebits: i64,
-    pub ignored: u64,
-    pub blocked: u64,
-    pub descriptors: &'a [RawFd],
+pub struct Request {
+    pub frame: Vec<u8>,
+    /// The descriptors that the caller left open: to be sent with it, behind the launcher's own.
+    pub inherited: Vec<RawFd>,
 }
 
-impl Request<'_> {
-    /// A frame's body, appended to `into`; None if a text in it is not UTF-8.
-    pub fn write(&self, into: &mut Vec<u8>) -> Option<()> {
-        into.extend_from_slice(b"{\"program\":");
-        write_text(into, self.program)?;
-        into.extend_from_slice(b",\"args\":");
-        write_texts(into, self.args.iter().skip(1))?;
-        into.extend_from_slice(b",\"env\":");
-        write_texts(into, self.env.iter())?;
-        let numbers = format!(
-            ",\"umask\":{},\"securebits\":{},\"ignored\":{},\"blocked\":{},\"descriptors\":{:?}}}",
-            self.umask, self.securebits, self.ignored, self.blocked, self.descriptors
-        );
-        into.extend_from_slice(numbers.as_bytes());
-        Some(())
+impl Request {
+    /// To be made before anything is opened here: only what is the caller's is told. An error for what cannot be told.
+    pub fn new(caller: &Caller, signals: &mut Signals) -> sys::Result<Request> {
+        let inherited = open_descriptors()?;
+        let mut frame = frame::begin(USUAL_SIZE);
+        write(&mut frame, caller, signals, &inherited)?;
+        Ok(Request { frame, inherited })
     }
 }
 
-fn write_texts(into: &mut Vec<u8>, texts: impl Iterator<Item = &'static CStr>) -> Option<()> {
+/// The numbers of all open descriptors in ascending order. EMFILE for more than are served.
+fn open_descriptors() -> sys::Result<Vec<RawFd>> {
+    let directory = sys::open(c"/proc/self/fd", libc::O_RDONLY | libc::O_DIRECTORY)?;
+    let mut numbers: Vec<RawFd> = Vec::with_capacity(16);
+    let mut buffer = [0u8; 4096];
+    sys::each_entry(directory.as_fd(), &mut buffer, |name| {
+        numbers.extend(
+            name.to_str()
+                .ok()
+                .and_then(|name| name.parse::<RawFd>().ok()),
+        );
+    })?;
+    numbers.retain(|&number| number != directory.as_raw_fd());
+    numbers.sort_unstable();
+    if numbers.len() > MOST_DESCRIPTORS {
+        return Err(Errno(libc::EMFILE));
+    }
+    Ok(numbers)
+}
+
+/// The frame's body. EILSEQ for a text that is not UTF-8.
+fn write(
+    into: &mut Vec<u8>,
+    caller: &Caller,
+    signals: &mut Signals,
+    inherited: &[RawFd],
+) -> sys::Result<()> {
+    let umask = sys::umask(0);
+    sys::umask(umask);
+    into.extend_from_slice(b"{\"program\":");
+    write_text(into, caller.program())?;
+    into.extend_from_slice(b",\"args\":");
+    write_texts(into, caller.arguments.iter().skip(1))?;
+    into.extend_from_slice(b",\"env\":");
+    write_texts(into, caller.environment.iter())?;
+    let numbers = format!(
+        ",\"umask\":{umask},\"securebits\":{},\"ignored\":{},\"blocked\":{},\"descriptors\":{inherited:?}}}",
+        sys::securebits()?,
+        signals.ignored(),
+        signals.blocked,
+    );
+    into.extend_from_slice(numbers.as_bytes());
+    Ok(())
+}
+
+fn write_texts(into: &mut Vec<u8>, texts: impl Iterator<Item = &'static CStr>) -> sys::Result<()> {
     let mut before = b'[';
     for text in texts {
         into.push(before);
@@ -48,12 +86,12 @@ fn write_texts(into: &mut Vec<u8>, texts: impl Iterator<Item = &'static CStr>) -
         into.push(before);
     }
     into.push(b']');
-    Some(())
+    Ok(())
 }
 
-fn write_text(into: &mut Vec<u8>, text: &[u8]) -> Option<()> {
+fn write_text(into: &mut Vec<u8>, text: &[u8]) -> sys::Result<()> {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let text = std::str::from_utf8(text).ok()?;
+    let text = std::str::from_utf8(text).map_err(|_| Errno(libc::EILSEQ))?;
     into.push(b'"');
     for &byte in text.as_bytes() {
         match byte {
@@ -67,22 +105,7 @@ fn write_text(into: &mut Vec<u8>, text: &[u8]) -> Option<()> {
         }
     }
     into.push(b'"');
-    Some(())
-}
-
-/// The numbers of all open descriptors in ascending order; None for more than are served.
-pub fn open_descriptors() -> Option<Vec<RawFd>> {
-    let flags = libc::O_RDONLY | libc::O_DIRECTORY;
-    let directory = sys::open(c"/proc/self/fd", flags).ok()?;
-    let mut numbers = Vec::with_capacity(16);
-    let mut buffer = [0u8; 4096];
-    sys::each_entry(directory.as_fd(), &mut buffer, |name| {
-        let number: Option<RawFd> = name.to_str().ok().and_then(|name| name.parse().ok());
-        numbers.extend(number.filter(|&number| number != directory.as_raw_fd()));
-    })
-    .ok()?;
-    numbers.sort_unstable();
-    (numbers.len() <= MOST_DESCRIPTORS).then_some(numbers)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -91,7 +114,7 @@ mod tests {
 
     fn written(text: &[u8]) -> Option<String> {
         let mut body = Vec::new();
-        write_text(&mut body, text)?;
+        write_text(&mut body, text).ok()?;
         String::from_utf8(body).ok()
     }
 

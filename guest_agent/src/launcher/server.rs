@@ -9,6 +9,8 @@ use crate::place::Place;
 
 /// Seconds between two starts: one that cannot live is not tried with every command.
 const BETWEEN_STARTS: i64 = 5;
+/// Seconds that a server which can never live here may put that off for: it dates its lock file in the future.
+const LONGEST_PAUSE: i64 = 3600;
 /// A server acts for callers in other namespaces, but it lives in the host's own. Kinds, with the numbers of the initial
 /// ones: `enum init_ns_ino` of linux/nsfs.h (Linux 6.18; those of mnt and net had no fixed number before).
 const NAMESPACES: [(&CStr, u32); 8] = [
@@ -107,9 +109,9 @@ fn was_started(place: &Place) -> bool {
     lock.is_ok_and(|status| is_recent(status.st_mtime, sys::realtime()))
 }
 
-/// A time to come is not recent: the clock has been set back since.
+/// A time further to come says nothing: the clock has been set back since.
 fn is_recent(then: i64, now: i64) -> bool {
-    (0..BETWEEN_STARTS).contains(&(now - then))
+    (-LONGEST_PAUSE..BETWEEN_STARTS).contains(&now.saturating_sub(then))
 }
 
 /// In a child of the launcher's: make the directory, then leave a grandchild that is nobody's any more.
@@ -156,7 +158,14 @@ mod tests {
         assert!(is_recent(100, 100));
         assert!(is_recent(100, 104));
         assert!(!is_recent(100, 105));
-        assert!(!is_recent(101, 100));
+    }
+
+    #[test]
+    fn a_start_may_be_put_off_for_an_hour() {
+        assert!(is_recent(3700, 100));
+        assert!(!is_recent(3701, 100));
+        assert!(!is_recent(i64::MAX, -100));
+        assert!(!is_recent(i64::MIN, 100));
     }
 
     #[test]
