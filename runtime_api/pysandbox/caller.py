@@ -7,10 +7,10 @@ containerd's shim, conmon and dockerd would neither reap nor limit it.
 
 from __future__ import annotations
 
+import _signal
 import contextlib
 import fcntl
 import os
-import signal
 from functools import partial
 
 TYPE_CHECKING = False
@@ -62,7 +62,7 @@ class Caller:
                 os.environ if env is None else env,
                 file_actions=[(os.POSIX_SPAWN_DUP2, copy, target) for target, copy in enumerate(copies)],
                 setsigmask=(),
-                setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+                setsigdef=_signal.valid_signals() - {9, 19},  # all but SIGKILL and SIGSTOP
             )
 
     def reap(self, pid: int) -> int | None:

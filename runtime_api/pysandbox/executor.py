@@ -266,7 +266,7 @@ class Launch:
             self.pid = _told_pid(data)
 
     def reap_outer(self) -> None:
-        """Reap the process that was spawned, which ends once it has cloned. The later, the less there is to wait for."""
+        """Reap the process that was spawned, which ends once it has cloned. The later, the less to wait for."""
         if not self._outer_ended:
             self._outer_ended = True
             _wait(self.outer_pid)

@@ -213,11 +213,11 @@ class _Draft:
         self.change(pid=pid, pid_start_time=start_time(pid) or 0, **values)
 
     def runtime_created(self, pid: int) -> None:
-        self.know_init(pid)
         hooks = self.bundle.spec.get("hooks")
-        if hooks:
+        if hooks:  # which may ask for the state
             from pysandbox.oci.hooks import run_hooks
 
+            self.know_init(pid)
             self.hooks_began = True
             document = state_document(self.record, "creating", pid)
             run_hooks(self.bundle.spec, "prestart", document)

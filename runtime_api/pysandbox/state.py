@@ -95,8 +95,7 @@ class Directory:
 
     def write(self, record: ContainerRecord) -> None:
         """Replace the record, whole or not at all."""
-        document = {"version": STATE_VERSION} | {field.name: getattr(record, field.name) for field in fields(record)}
-        _write_file(self.descriptor, "state.json", json.dumps(document, separators=(",", ":")).encode())
+        _replace_file(self.descriptor, "state.json", _record_text(record))
 
     def read_spec(self) -> Any:
         """Return the copy of the spec that `create` was given."""
@@ -134,8 +133,8 @@ class Store:
         name, descriptor = self._make_locked()
         directory = Directory(self, record.id, descriptor)
         try:
-            _write_file(descriptor, "config.json", config)
-            directory.write(record)
+            _make_file(descriptor, "config.json", config)
+            _make_file(descriptor, "state.json", _record_text(record))
             os.rename(name, record.id, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
         except BaseException as error:
             self.remove_tree(name)
@@ -279,13 +278,17 @@ def _read_file(directory: int, name: str, where: str) -> bytes:
         os.close(descriptor)
 
 
-def _write_file(directory: int, name: str, text: bytes) -> None:
+def _make_file(directory: int, name: str, text: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(name, flags, 0o600, dir_fd=directory), "wb") as file:
+        file.write(text)
+
+
+def _replace_file(directory: int, name: str, text: bytes) -> None:
     """Write a file of a directory under a temporary name and rename it."""
     temporary = f"{name}:{os.urandom(4).hex()}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with open(os.open(temporary, flags, 0o600, dir_fd=directory), "wb") as file:
-            file.write(text)
+        _make_file(directory, temporary, text)
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -307,6 +310,11 @@ def _remove_tree(name: str, parent: int) -> None:
     finally:
         os.close(descriptor)
     os.rmdir(name, dir_fd=parent)
+
+
+def _record_text(record: ContainerRecord) -> bytes:
+    document = {"version": STATE_VERSION} | {field.name: getattr(record, field.name) for field in fields(record)}
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def _parse_json(text: bytes, what: str) -> Any:
