@@ -1220,26 +1220,6 @@ pub fn set_signal_mask(mask: u64) -> u64 {
     old
 }
 
-/// The signals that are ignored.
-pub fn ignored_signals() -> u64 {
-    (1..=64)
-        .filter(|&signal| is_ignored(signal))
-        .fold(0, |set, signal| set | 1 << (signal - 1))
-}
-
-fn is_ignored(signal: i32) -> bool {
-    let new: *const u64 = null();
-    let mut action = [0u64; 4]; // the kernel's struct sigaction; its handler comes first
-    let asked = syscall!(
-        libc::SYS_rt_sigaction,
-        signal,
-        new,
-        action.as_mut_ptr(),
-        size_of::<u64>()
-    );
-    asked == 0 && action[0] == libc::SIG_IGN as u64
-}
-
 /// Give one signal its default action.
 pub fn set_default_action(signal: i32) {
     let action = [0u64; 4];

@@ -17,6 +17,8 @@ mod request;
 mod server;
 mod signals;
 
+use std::mem::ManuallyDrop;
+
 use caller::Caller;
 use conversation::{Conversation, End};
 use place::Place;
@@ -61,7 +63,8 @@ fn serve(caller: &Caller, signals: &mut Signals) -> End {
         Err(server::Absent::Unusable) => return End::Cold,
     };
     match Conversation::open(socket, request, began, caller.environment) {
-        Ok(mut conversation) => conversation.hold(signals),
+        // What it holds is the kernel's to close: whatever comes next, exit or exec, does that.
+        Ok(conversation) => ManuallyDrop::new(conversation).hold(signals),
         Err(_) => End::Cold,
     }
 }

@@ -50,6 +50,35 @@ fn open_descriptors() -> sys::Result<Vec<RawFd>> {
     Ok(numbers)
 }
 
+/// What proc(5) says of a process in its `status`: one read, where umask(2) and sigaction(2) would be 66 calls.
+#[derive(Debug, PartialEq)]
+struct Status {
+    umask: u32,
+    /// Bit n-1 for signal n.
+    ignored: u64,
+}
+
+fn status() -> sys::Result<Status> {
+    let file = sys::open(c"/proc/self/status", libc::O_RDONLY)?;
+    let mut buffer = [0u8; 4096];
+    let length = sys::read(file.as_fd(), &mut buffer)?;
+    read_status(&buffer[..length]).ok_or(Errno(libc::EINVAL))
+}
+
+fn read_status(text: &[u8]) -> Option<Status> {
+    let text = String::from_utf8_lossy(text); // a program's name can be any bytes
+    let value = |name| {
+        let mut lines = text.lines();
+        lines
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+    };
+    Some(Status {
+        umask: u32::from_str_radix(value("Umask:")?, 8).ok()?,
+        ignored: u64::from_str_radix(value("SigIgn:")?, 16).ok()?,
+    })
+}
+
 /// The frame's body. EILSEQ for a text that is not UTF-8.
 fn write(
     into: &mut Vec<u8>,
@@ -57,8 +86,8 @@ fn write(
     signals: &mut Signals,
     inherited: &[RawFd],
 ) -> sys::Result<()> {
-    let umask = sys::umask(0);
-    sys::umask(umask);
+    let status = status()?;
+    signals.ignored = status.ignored;
     into.extend_from_slice(b"{\"program\":");
     write_text(into, caller.program())?;
     into.extend_from_slice(b",\"args\":");
@@ -66,9 +95,10 @@ fn write(
     into.extend_from_slice(b",\"env\":");
     write_texts(into, caller.environment.iter())?;
     let numbers = format!(
-        ",\"umask\":{umask},\"securebits\":{},\"ignored\":{},\"blocked\":{},\"descriptors\":{inherited:?}}}",
+        ",\"umask\":{},\"securebits\":{},\"ignored\":{},\"blocked\":{},\"descriptors\":{inherited:?}}}",
+        status.umask,
         sys::securebits()?,
-        signals.ignored(),
+        status.ignored,
         signals.blocked,
     );
     into.extend_from_slice(numbers.as_bytes());
@@ -129,6 +159,17 @@ mod tests {
     fn a_text_that_is_not_utf8_is_refused() {
         assert_eq!(written(b"\xff"), None);
         assert_eq!(written(b"ok").as_deref(), Some("\"ok\""));
+    }
+
+    #[test]
+    fn the_status_of_a_process_is_read_by_its_lines() {
+        let text = b"Name:\tUmask:\nUmask:\t0027\nSigBlk:\t1\nSigIgn:\t8000000000000800\n";
+        let status = Status {
+            umask: 0o27,
+            ignored: 1 << 63 | 1 << 11,
+        };
+        assert_eq!(read_status(text), Some(status));
+        assert_eq!(read_status(b"Umask:\t0022\n"), None);
     }
 
     #[test]

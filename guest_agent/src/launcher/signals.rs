@@ -7,8 +7,8 @@ use pysandbox_guest::sys;
 pub struct Signals {
     /// What the caller had blocked: bit n-1 for signal n.
     pub blocked: u64,
-    /// What the caller had ignored.
-    ignored: u64,
+    /// What the caller had ignored; nothing before it has been asked for.
+    pub ignored: u64,
     waiting: Option<OwnedFd>,
     /// What has been passed on, the last one last.
     passed: Vec<i32>,
@@ -23,12 +23,6 @@ impl Signals {
             waiting: None,
             passed: Vec::new(),
         }
-    }
-
-    /// The signals that the caller had ignored, asked for once.
-    pub fn ignored(&mut self) -> u64 {
-        self.ignored = sys::ignored_signals();
-        self.ignored
     }
 
     /// Take signals in from now on. Those that the caller blocked stay where they are, but for SIGCHLD.

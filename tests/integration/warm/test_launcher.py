@@ -400,7 +400,7 @@ def test_a_programs_signals_are_at_their_default(installation: Installation, ser
 def test_a_program_can_lead_a_group(served: Served) -> None:
     _, conversation = served
 
-    leader, member = (conversation.shell("sleep 100", group=group) for group in (True, False))
+    leader, member = (conversation.shell("exec sleep 100", group=group) for group in (True, False))
 
     assert os.getpgid(leader) == leader
     assert os.getpgid(member) == os.getpgid(os.getpid())
@@ -423,7 +423,7 @@ def test_what_cannot_be_executed_tells_why_and_leaves_no_child(served: Served, p
 def test_a_child_is_the_launchers_own(served: Served) -> None:
     process, conversation = served
 
-    pid = conversation.shell("sleep 100")
+    pid = conversation.shell("exec sleep 100")
 
     assert list(children(process.pid)) == [pid]
     assert conversation.ask({"reap": pid}) == {"status": None}
