@@ -5,7 +5,7 @@ use crate::plan::{IdMap, Operation, Plan, Text};
 use crate::report::{Failure, Outcome, Report};
 use crate::slots::Slots;
 use crate::sys;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
 /// What a process of the executor knows.
@@ -14,7 +14,7 @@ pub struct Executor {
     pub slots: Slots,
     pub report: Report,
     /// Slots whose mount is attached already: the next use takes a copy.
-    pub attached: HashSet<String>,
+    pub attached: BTreeSet<String>,
     /// Slots of mounts of the host, in the order in which they were opened.
     pub trees: Vec<String>,
     /// User namespaces that `id_map_mount` made, by their maps.
@@ -45,7 +45,7 @@ impl Executor {
             plan,
             slots,
             report,
-            attached: HashSet::new(),
+            attached: BTreeSet::new(),
             trees: Vec::new(),
             mapped: Vec::new(),
             joins: Vec::new(),

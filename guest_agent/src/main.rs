@@ -2,7 +2,11 @@
 //!
 //! It is started as `pysandbox-init SLOT=N ...`, from a sealed memfd: `report` and `plan` always, more as the plan needs.
 //! It decides nothing. Operations are carried out in their order, and the first that fails ends it.
+//!
+//! It begins where the C library calls a C program: what Rust does before its own `main` (it reads /proc/self/maps and
+//! makes a stack for the message of a stack overflow) costs as much as all of the container's bind mounts.
 #![deny(unsafe_code)]
+#![no_main]
 
 use pysandbox_guest::executor::Executor;
 use pysandbox_guest::plan::Plan;
@@ -10,7 +14,10 @@ use pysandbox_guest::report::{Context, Failure, Outcome, Report};
 use pysandbox_guest::slots::Slots;
 use pysandbox_guest::sys;
 
-fn main() {
+/// What the GNU C library calls. It has told the standard library the arguments before (.init_array).
+#[allow(unsafe_code)] // an exported name, which no other library here has
+#[no_mangle]
+extern "C" fn main() -> i32 {
     sys::reset_signals();
     sys::end_on_signals();
     let slots = match Slots::from_arguments(arguments()) {
@@ -29,7 +36,7 @@ fn arguments() -> impl Iterator<Item = String> {
     arguments.map(|argument| argument.to_string_lossy().into_owned())
 }
 
-fn run(mut slots: Slots) {
+fn run(mut slots: Slots) -> ! {
     let report = Report::new(slots.take("report"));
     match read_plan(&mut slots, &report) {
         Ok(plan) => Executor::new(plan, slots, report).run(),

@@ -1,10 +1,14 @@
 //! The plan: typed operations, read from JSON in whole before the first of them is carried out.
 //!
 //! The vocabulary and what each operation means stands in `runtime_api/pysandbox/plan/operation.py`. It is read without
-//! serde's derive: a procedural macro cannot be built with the flags that make this program static.
+//! serde's derive: a procedural macro cannot be built with the flags that make this program static. It is read straight
+//! into the operations: a tree of JSON values before them would take four times as long, in every start of a container.
 
-use serde_json::{Map, Value};
+use serde_core::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use std::borrow::Cow;
 use std::ffi::{CStr, CString};
+use std::fmt::{self, Formatter};
 
 /// The version of the plan format that this executor carries out.
 pub const VERSION: u64 = 1;
@@ -42,135 +46,37 @@ pub struct Hook {
     pub timeout: Option<u64>,
 }
 
-/// A value of the plan that can be read from JSON.
-pub trait FromValue: Sized {
-    fn from_value(value: Value) -> Result<Self, String>;
-}
+/// Have a type read from a JSON string by a function; its errors are told with the place.
+macro_rules! from_string {
+    ($type:ty, $read:expr) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$type, D::Error> {
+                struct FromString;
+                impl Visitor<'_> for FromString {
+                    type Value = $type;
 
-impl FromValue for bool {
-    fn from_value(value: Value) -> Result<Self, String> {
-        value
-            .as_bool()
-            .ok_or_else(|| format!("not a boolean: {value}"))
-    }
-}
+                    fn expecting(&self, formatter: &mut Formatter) -> fmt::Result {
+                        formatter.write_str("a string")
+                    }
 
-impl FromValue for u64 {
-    fn from_value(value: Value) -> Result<Self, String> {
-        value
-            .as_u64()
-            .ok_or_else(|| format!("not a natural number: {value}"))
-    }
-}
-
-impl FromValue for i64 {
-    fn from_value(value: Value) -> Result<Self, String> {
-        value
-            .as_i64()
-            .ok_or_else(|| format!("not an integer: {value}"))
-    }
-}
-
-macro_rules! narrow {
-    ($($type:ty),*) => {$(
-        impl FromValue for $type {
-            fn from_value(value: Value) -> Result<Self, String> {
-                value
-                    .as_i64()
-                    .and_then(|number| number.try_into().ok())
-                    .ok_or_else(|| format!("out of range: {value}"))
+                    fn visit_str<E: Error>(self, text: &str) -> Result<$type, E> {
+                        $read(text).map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(FromString)
             }
         }
-    )*};
+    };
 }
-narrow!(u16, u32, i32);
-
-impl FromValue for Text {
-    fn from_value(value: Value) -> Result<Self, String> {
-        value
-            .as_str()
-            .ok_or_else(|| format!("not a string: {value}"))
-            .and_then(Text::new)
-    }
-}
-
-impl FromValue for Value {
-    fn from_value(value: Value) -> Result<Self, String> {
-        Ok(value)
-    }
-}
-
-impl<T: FromValue> FromValue for Option<T> {
-    fn from_value(value: Value) -> Result<Self, String> {
-        match value {
-            Value::Null => Ok(None),
-            value => T::from_value(value).map(Some),
-        }
-    }
-}
-
-impl<T: FromValue> FromValue for Vec<T> {
-    fn from_value(value: Value) -> Result<Self, String> {
-        match value {
-            Value::Array(items) => items.into_iter().map(T::from_value).collect(),
-            value => Err(format!("not a list: {value}")),
-        }
-    }
-}
-
-fn fixed<const N: usize>(value: Value) -> Result<[Value; N], String> {
-    match value {
-        Value::Array(items) => items
-            .try_into()
-            .map_err(|_| format!("not a list of {N} values")),
-        value => Err(format!("not a list: {value}")),
-    }
-}
-
-impl<A: FromValue, B: FromValue> FromValue for (A, B) {
-    fn from_value(value: Value) -> Result<Self, String> {
-        let [a, b] = fixed(value)?;
-        Ok((A::from_value(a)?, B::from_value(b)?))
-    }
-}
-
-impl<A: FromValue, B: FromValue, C: FromValue> FromValue for (A, B, C) {
-    fn from_value(value: Value) -> Result<Self, String> {
-        let [a, b, c] = fixed(value)?;
-        Ok((A::from_value(a)?, B::from_value(b)?, C::from_value(c)?))
-    }
-}
-
-impl FromValue for Hook {
-    fn from_value(value: Value) -> Result<Self, String> {
-        let mut fields = Fields::of(value)?;
-        let path: Text = fields.required("path")?;
-        let args: Option<Vec<Text>> = fields.optional("args")?;
-        Ok(Hook {
-            args: args
-                .filter(|args| !args.is_empty())
-                .unwrap_or_else(|| vec![path.clone()]),
-            env: fields.optional("env")?.unwrap_or_default(),
-            timeout: fields.optional("timeout")?,
-            path,
-        })
-    }
-}
+from_string!(Text, Text::new);
 
 /// Bytes that stand in JSON as base64 (RFC 4648, with padding).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bytes(pub Vec<u8>);
 
-impl FromValue for Bytes {
-    fn from_value(value: Value) -> Result<Self, String> {
-        let text = value
-            .as_str()
-            .ok_or_else(|| format!("not a string: {value}"))?;
-        decode_base64(text)
-            .map(Bytes)
-            .ok_or_else(|| "not base64".to_string())
-    }
-}
+from_string!(Bytes, |text| decode_base64(text)
+    .map(Bytes)
+    .ok_or("not base64"));
 
 /// Decode standard base64 with padding; None for anything else.
 pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
@@ -178,17 +84,13 @@ pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
     if bytes.len() % 4 != 0 {
         return None;
     }
-    let padding = bytes
-        .iter()
-        .rev()
-        .take(2)
-        .take_while(|&&b| b == b'=')
-        .count();
+    let padding = bytes.iter().rev().take(2).take_while(|&&b| b == b'=');
+    let unpadded = &bytes[..bytes.len() - padding.count()];
     let mut decoded = Vec::with_capacity(bytes.len() / 4 * 3);
-    for chunk in bytes[..bytes.len() - padding].chunks(4) {
+    for chunk in unpadded.chunks(4) {
         let mut group = 0u32;
         for &byte in chunk {
-            group = group << 6 | sextet(byte)?;
+            group = group << 6 | u32::from(sextet(byte)?);
         }
         group <<= 6 * (4 - chunk.len());
         decoded.extend_from_slice(&group.to_be_bytes()[1..chunk.len()]);
@@ -196,52 +98,141 @@ pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
-fn sextet(byte: u8) -> Option<u32> {
-    let value = match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'+' => 62,
-        b'/' => 63,
-        _ => return None,
+fn sextet(byte: u8) -> Option<u8> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const NONE: u8 = 0xff;
+    const VALUES: [u8; 256] = {
+        let mut values = [NONE; 256];
+        let mut value = 0;
+        while value < 64 {
+            values[ALPHABET[value] as usize] = value as u8;
+            value += 1;
+        }
+        values
     };
-    Some(u32::from(value))
+    Some(VALUES[byte as usize]).filter(|&value| value != NONE)
 }
 
-/// The members of one JSON object, taken one by one so that what is left over can be refused.
-struct Fields(Map<String, Value>);
+/// The name of a member, copied only if it is written with escapes.
+#[derive(PartialEq)]
+struct Name<'de>(Cow<'de, str>);
 
-impl Fields {
-    fn of(value: Value) -> Result<Fields, String> {
-        match value {
-            Value::Object(map) => Ok(Fields(map)),
-            value => Err(format!("not an object: {value}")),
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Name<'de>, D::Error> {
+        struct FromString;
+        impl<'de> Visitor<'de> for FromString {
+            type Value = Name<'de>;
+
+            fn expecting(&self, formatter: &mut Formatter) -> fmt::Result {
+                formatter.write_str("a name")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, name: &'de str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Owned(name.to_string())))
+            }
         }
+        deserializer.deserialize_str(FromString)
     }
+}
 
-    fn required<T: FromValue>(&mut self, name: &str) -> Result<T, String> {
-        let value = self
-            .0
-            .remove(name)
-            .ok_or_else(|| format!("{name}: missing"))?;
-        T::from_value(value).map_err(|reason| format!("{name}: {reason}"))
+/// Say where an error is.
+fn at<E: Error>(place: impl fmt::Display) -> impl FnOnce(E) -> E {
+    move |error| E::custom(format_args!("{place}: {error}"))
+}
+
+/// Read the value of the member `name`, which is met for the first time.
+fn take<'de, T: Deserialize<'de>, M: MapAccess<'de>>(
+    members: &mut M,
+    name: &str,
+    place: &mut Option<T>,
+) -> Result<(), M::Error> {
+    if place.is_some() {
+        return Err(M::Error::custom(format_args!("{name}: given twice")));
     }
+    *place = Some(members.next_value().map_err(at(name))?);
+    Ok(())
+}
 
-    fn optional<T: FromValue>(&mut self, name: &str) -> Result<Option<T>, String> {
-        match self.0.remove(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => T::from_value(value)
-                .map(Some)
-                .map_err(|reason| format!("{name}: {reason}")),
+fn missing<E: Error>(name: &str) -> E {
+    E::custom(format_args!("{name}: missing"))
+}
+
+/// Read the members of an object into variables of their names. A member with `= value` may be missing, or null; what
+/// is told after `else` is done with the name of any other.
+macro_rules! members {
+    ($map:ident { $($field:ident: $type:ty $(= $default:expr)?),* } else $other:expr) => {
+        $(let mut $field: Option<members!(@type $type $(, $default)?)> = None;)*
+        while let Some(name) = $map.next_key::<Name>()? {
+            match name.0.as_ref() {
+                $(stringify!($field) => take($map, stringify!($field), &mut $field)?,)*
+                other => $other($map, other)?,
+            }
         }
-    }
+        $(let $field = members!(@value $field $(, $default)?);)*
+    };
+    (@type $type:ty) => { $type };
+    (@type $type:ty, $default:expr) => { Option<$type> };
+    (@value $field:ident) => { $field.ok_or_else(|| missing(stringify!($field)))? };
+    (@value $field:ident, $default:expr) => { $field.flatten().unwrap_or($default) };
+}
 
-    fn finish(self) -> Result<(), String> {
-        match self.0.keys().next() {
-            None => Ok(()),
-            Some(name) => Err(format!("{name}: unknown argument")),
+fn refuse_member<'de, M: MapAccess<'de>>(_: &mut M, name: &str) -> Result<(), M::Error> {
+    Err(M::Error::custom(format_args!("{name}: unknown argument")))
+}
+
+fn skip_member<'de, M: MapAccess<'de>>(members: &mut M, _: &str) -> Result<(), M::Error> {
+    members.next_value::<IgnoredAny>().map(|_| ())
+}
+
+/// Have a type read from a JSON object by a function.
+macro_rules! from_object {
+    ($type:ty, $read:path) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$type, D::Error> {
+                struct FromObject;
+                impl<'de> Visitor<'de> for FromObject {
+                    type Value = $type;
+
+                    fn expecting(&self, formatter: &mut Formatter) -> fmt::Result {
+                        formatter.write_str("an object")
+                    }
+
+                    fn visit_map<M: MapAccess<'de>>(
+                        self,
+                        mut members: M,
+                    ) -> Result<$type, M::Error> {
+                        $read(&mut members)
+                    }
+                }
+                deserializer.deserialize_map(FromObject)
+            }
         }
-    }
+    };
+}
+from_object!(Hook, read_hook);
+from_object!(Operation, read_operation);
+from_object!(Plan, read_plan);
+
+/// A hook is the spec's own, with whatever else is said there.
+fn read_hook<'de, M: MapAccess<'de>>(map: &mut M) -> Result<Hook, M::Error> {
+    members!(map {
+        path: Text, args: Vec<Text> = Vec::new(), env: Vec<Text> = Vec::new(), timeout: Option<u64> = None
+    } else skip_member);
+    let args = if args.is_empty() {
+        vec![path.clone()]
+    } else {
+        args
+    };
+    Ok(Hook {
+        path,
+        args,
+        env,
+        timeout,
+    })
 }
 
 /// Declare the operations once: the enum, each one's name in JSON and how its arguments are read. An argument with
@@ -258,19 +249,16 @@ macro_rules! operations {
                 match self { $(Operation::$variant { .. } => $name),* }
             }
 
-            fn read(name: &str, fields: &mut Fields) -> Result<Operation, String> {
+            fn read<'de, M: MapAccess<'de>>(name: &str, map: &mut M) -> Result<Operation, M::Error> {
                 match name {
-                    $($name => Ok(Operation::$variant {
-                        $($field: operations!(@read fields, $field $(, $default)?)),*
-                    }),)*
-                    _ => Err("unknown operation".to_string()),
+                    $($name => {
+                        members!(map { $($field: $type $(= $default)?),* } else refuse_member);
+                        Ok(Operation::$variant { $($field),* })
+                    })*
+                    _ => Err(M::Error::custom("unknown operation")),
                 }
             }
         }
-    };
-    (@read $fields:ident, $field:ident) => { $fields.required(stringify!($field))? };
-    (@read $fields:ident, $field:ident, $default:expr) => {
-        $fields.optional(stringify!($field))?.unwrap_or($default)
     };
 }
 
@@ -366,19 +354,11 @@ pub struct Plan {
 impl Plan {
     /// Read a plan; the error names the operation and the argument that is wrong.
     pub fn parse(json: &[u8]) -> Result<Plan, String> {
-        let value: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-        let mut fields = Fields::of(value)?;
-        let version: u64 = fields.required("version")?;
-        if version != VERSION {
-            return Err(format!("version: {version}, this executor knows {VERSION}"));
-        }
-        let trace = fields.optional("trace")?.unwrap_or(false);
-        let operations: Vec<Value> = fields.required("operations")?;
-        fields.finish()?;
-        let operations = operations.into_iter().enumerate().map(read_operation);
-        Ok(Plan {
-            trace,
-            operations: operations.collect::<Result<_, _>>()?,
+        serde_json::from_slice(json).map_err(|error| {
+            let text = error.to_string();
+            // A plan is one line, and who wrote it is a program.
+            let place = text.rfind(" at line ").unwrap_or(text.len());
+            text[..place].to_string()
         })
     }
 
@@ -392,15 +372,71 @@ impl Plan {
     }
 }
 
-fn read_operation((index, value): (usize, Value)) -> Result<Operation, String> {
-    let read = || {
-        let mut fields = Fields::of(value)?;
-        let name: Text = fields.required("op")?;
-        let operation = Operation::read(name.as_str(), &mut fields)
-            .and_then(|operation| fields.finish().map(|()| operation));
-        operation.map_err(|reason| format!("{}: {reason}", name.as_str()))
+fn read_plan<'de, M: MapAccess<'de>>(map: &mut M) -> Result<Plan, M::Error> {
+    let mut operations = None;
+    // Each says itself which one it is.
+    let mut read_operations = |map: &mut M, name: &str| {
+        if name != "operations" {
+            return refuse_member(map, name);
+        }
+        operations = Some(map.next_value::<Operations>()?.0);
+        Ok(())
     };
-    read().map_err(|reason: String| format!("operations[{index}]: {reason}"))
+    members!(map { version: Version, trace: bool = false } else read_operations);
+    let Version = version;
+    let operations = operations.ok_or_else(|| missing("operations"))?;
+    Ok(Plan { trace, operations })
+}
+
+/// An operation's name comes first: it says which arguments there can be.
+fn read_operation<'de, M: MapAccess<'de>>(map: &mut M) -> Result<Operation, M::Error> {
+    if map.next_key::<Name>()? != Some(Name("op".into())) {
+        return Err(M::Error::custom("op: must come first"));
+    }
+    let Name(name) = map.next_value()?;
+    Operation::read(&name, map).map_err(at(name))
+}
+
+/// The version that this executor knows. It comes first in a plan: what follows in another can be anything.
+struct Version;
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Version, D::Error> {
+        match u64::deserialize(deserializer)? {
+            VERSION => Ok(Version),
+            other => Err(D::Error::custom(format_args!(
+                "{other}, this executor knows {VERSION}"
+            ))),
+        }
+    }
+}
+
+struct Operations(Vec<Operation>);
+
+impl<'de> Deserialize<'de> for Operations {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Operations, D::Error> {
+        struct FromList;
+        impl<'de> Visitor<'de> for FromList {
+            type Value = Operations;
+
+            fn expecting(&self, formatter: &mut Formatter) -> fmt::Result {
+                formatter.write_str("a list")
+            }
+
+            fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Operations, S::Error> {
+                let mut operations = Vec::with_capacity(128);
+                loop {
+                    let place = format_args!("operations[{}]", operations.len());
+                    match list.next_element() {
+                        Ok(Some(operation)) => operations.push(operation),
+                        Ok(None) => return Ok(Operations(operations)),
+                        Err(error) => return Err(at(place)(error)),
+                    }
+                }
+            }
+        }
+        deserializer.deserialize_seq(FromList)
+    }
 }
 
 #[cfg(test)]
@@ -442,8 +478,77 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_refused() {
-        assert!(Plan::parse(br#"{"version":2,"operations":[]}"#).is_err());
+    fn an_operation_that_does_not_say_first_what_it_is_is_refused() {
+        let refused = plan_of(r#"{"value":18,"op":"umask"}"#).unwrap_err();
+        assert_eq!(refused, "operations[0]: op: must come first");
+        assert_eq!(
+            plan_of("{}").unwrap_err(),
+            "operations[0]: op: must come first"
+        );
+    }
+
+    #[test]
+    fn an_argument_that_is_missing_or_of_another_kind_is_told_with_its_place() {
+        let refused = |operations| plan_of(operations).unwrap_err();
+        assert_eq!(
+            refused(r#"{"op":"new_session"},{"op":"umask"}"#),
+            "operations[1]: umask: value: missing"
+        );
+        assert_eq!(
+            refused(r#"{"op":"umask","value":"18"}"#),
+            r#"operations[0]: umask: value: invalid type: string "18", expected u32"#
+        );
+        assert_eq!(
+            refused(r#"{"op":"umask","value":null}"#),
+            "operations[0]: umask: value: invalid type: null, expected u32"
+        );
+    }
+
+    #[test]
+    fn an_argument_that_is_given_twice_is_refused() {
+        let refused = plan_of(r#"{"op":"umask","value":18,"value":0}"#).unwrap_err();
+        assert_eq!(refused, "operations[0]: umask: value: given twice");
+    }
+
+    #[test]
+    fn an_argument_with_a_default_may_be_null() {
+        let plan = plan_of(r#"{"op":"set_attributes","slot":"a","set":null}"#).unwrap();
+        assert!(matches!(
+            plan.operations[0],
+            Operation::SetAttributes { set: 0, .. }
+        ));
+    }
+
+    #[test]
+    fn names_may_be_written_with_escapes() {
+        let plan = plan_of(r#"{"\u006fp":"um\u0061sk","v\u0061lue":18}"#).unwrap();
+        assert_eq!(plan.operations, vec![Operation::Umask { value: 0o22 }]);
+    }
+
+    #[test]
+    fn a_hook_takes_its_path_as_its_name_and_says_more_than_is_needed() {
+        let hook = r#"{"path":"/h","args":null,"comment":{"any":[1]}}"#;
+        let plan = plan_of(&format!(
+            r#"{{"op":"run_hooks","kind":"createContainer","hooks":[{hook}],"state":{{"id":"a"}}}}"#
+        ));
+        let Operation::RunHooks { hooks, state, .. } = &plan.unwrap().operations[0] else {
+            panic!("not run_hooks");
+        };
+        assert_eq!(hooks[0].args, vec![Text::new("/h").unwrap()]);
+        assert_eq!(state["id"], "a");
+    }
+
+    #[test]
+    fn what_follows_a_plan_is_refused() {
+        assert!(Plan::parse(br#"{"version":1,"operations":[]} x"#).is_err());
+        assert!(Plan::parse(br#"{"version":1,"operations":[],"more":1}"#).is_err());
+        assert!(Plan::parse(br#"{"version":1}"#).is_err());
+    }
+
+    #[test]
+    fn another_version_is_refused_whatever_follows() {
+        let refused = Plan::parse(br#"{"version":2,"operations":"other"}"#).unwrap_err();
+        assert_eq!(refused, "version: 2, this executor knows 1");
     }
 
     #[test]
@@ -475,6 +580,9 @@ mod tests {
         assert_eq!(decode_base64("Zm9vYmFy").unwrap(), b"foobar");
         assert!(decode_base64("Zg=").is_none());
         assert!(decode_base64("Zm9v====").is_none());
+        assert!(decode_base64("Zm=v").is_none());
+        assert!(decode_base64("Zm9-").is_none());
+        assert_eq!(decode_base64("+/+/").unwrap(), [0xfb, 0xff, 0xbf]);
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use crate::report::{Failure, Outcome, Report};
 use crate::sys;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Named descriptors.
 #[derive(Default)]
-pub struct Slots(HashMap<String, OwnedFd>);
+pub struct Slots(BTreeMap<String, OwnedFd>);
 
 impl Slots {
     /// Take over what the command line names: `slot=N`.
@@ -52,7 +52,7 @@ impl Slots {
 
     /// Let go of all slots without closing them one by one.
     pub fn forget(&mut self) {
-        for (_, fd) in self.0.drain() {
+        for fd in std::mem::take(&mut self.0).into_values() {
             std::mem::forget(fd);
         }
     }
