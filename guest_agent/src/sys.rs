@@ -1435,6 +1435,37 @@ pub fn peer_uid(socket: BorrowedFd) -> Result<u32> {
     Ok(credentials.uid)
 }
 
+/// asm-generic/socket.h; libc does not have it for every target.
+const SO_PEERPIDFD: i32 = 77;
+
+/// A pidfd of whoever listens (or connected) at the other end: SO_PEERPIDFD, Linux 6.5.
+pub fn peer_pidfd(socket: BorrowedFd) -> Result<OwnedFd> {
+    let mut number: RawFd = -1;
+    let mut length = size_of::<RawFd>() as libc::socklen_t;
+    // SAFETY: pointers.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut number).cast(),
+            &mut length,
+        )
+    };
+    done(result.into())?;
+    owned(number.into())
+}
+
+/// Copy a descriptor out of another process: pidfd_getfd(2). EPERM for who may not trace it.
+pub fn pidfd_getfd(process: BorrowedFd, number: RawFd) -> Result<OwnedFd> {
+    owned(syscall!(
+        libc::SYS_pidfd_getfd,
+        process.as_raw_fd(),
+        number,
+        0
+    ))
+}
+
 /// The most descriptors that one message may carry: `SCM_MAX_FD` of the kernel's include/net/scm.h.
 pub const SCM_MAX_FD: usize = 253;
 /// Room for one control message of that many descriptors, in units that align it.

@@ -13,6 +13,8 @@ use crate::signals::Signals;
 /// Nanoseconds for a spare to begin, from connecting on; then, if it has the command, some more.
 const BEGIN: u64 = 1_000_000_000;
 const BEGIN_AT_LAST: u64 = BEGIN + 5_000_000_000;
+/// The number of a descriptor in the server, which only those can take who might trace it (`pysandbox/warm/proof.py`).
+const PROOF: i32 = 1000;
 
 const DIED: &str = "the process that served this command has died";
 const SILENT: &str = "the process that serves this command does not answer";
@@ -53,7 +55,11 @@ impl Conversation {
         let (far, life) = sys::pipe()?;
         let cwd = sys::open(c".", libc::O_PATH | libc::O_DIRECTORY)?;
         let Request { frame, inherited } = request;
-        let mut sent = vec![claim.number(), far.as_raw_fd(), cwd.as_raw_fd()];
+        let server = sys::peer_pidfd(connection.descriptor())?;
+        let proof = sys::pidfd_getfd(server.as_fd(), PROOF)?;
+        let own = [far.as_fd(), cwd.as_fd(), proof.as_fd()].map(|fd| fd.as_raw_fd());
+        let mut sent = vec![claim.number()];
+        sent.extend(own);
         sent.extend(&inherited);
         match connection.send(frame, &sent, began + BEGIN) {
             // Whatever the spare has of it: the claim decides.

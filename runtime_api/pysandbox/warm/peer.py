@@ -6,7 +6,8 @@ server has; anybody else runs cold, with what is its own. What can be had from t
 namespaces to join) is taken from the kernel too, never from what the caller says.
 
 All of it is read from /proc/PID. That it is the peer's, and not that of a process which has got its pid since, is known
-by the peer's pidfd (SO_PEERPIDFD, Linux 6.5): it is asked afterwards whether the peer is still alive.
+by the peer's pidfd (SO_PEERPIDFD, Linux 6.5): it is asked afterwards whether the peer is still alive. What /proc does
+not show, proof.py has the kernel say.
 """
 
 from __future__ import annotations
@@ -29,11 +30,17 @@ JOINED = {"mnt": 0x00020000, "net": 0x40000000, "uts": 0x04000000, "ipc": 0x0800
 #: Those that a process cannot join for itself, or only at the price of its powers.
 SHARED = ("user", "pid", "time")
 #: Lines of /proc/PID/status (proc(5)) that must be the server's own.
-POWERS = (b"Uid", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb", b"NoNewPrivs", b"Seccomp")
+POWERS = (b"Uid", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb", b"NoNewPrivs", b"Seccomp", b"Threads")
+#: Those of them that are sets of bits, in hexadecimal.
+SETS = (b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb")
 
 
 class Refused(Exception):
     """The caller cannot be served; the text says why."""
+
+
+class Stale(Refused):
+    """No such caller can be served by this server, which should make room for another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ class Standing:
     label: bytes
     shared: tuple[int, ...]
     joined: dict[str, int]
-    root: str
+    root: tuple[int, int, bytes]
     groups: tuple[int, ...]
     gids: tuple[int, ...]
     limits: bytes
@@ -53,18 +60,37 @@ class Standing:
 
 def standing(pid: int, proc: int) -> Standing:
     """Read what a process has; `proc` is a descriptor of /proc. Raises OSError when it is gone."""
-    lines = dict(line.split(b":", 1) for line in _read(proc, f"{pid}/status").splitlines())
+    lines = _status(proc, pid)
     return Standing(
-        powers={name: lines[name].strip() for name in POWERS},
+        powers=_powers(lines),
         label=_label(proc, pid),
         shared=tuple(_namespace(proc, pid, kind) for kind in SHARED),
         joined={kind: _namespace(proc, pid, kind) for kind in JOINED},
-        root=os.readlink(f"{pid}/root", dir_fd=proc),
+        root=root_of(proc, pid),
         groups=tuple(map(int, lines[b"Groups"].split())),
         gids=tuple(map(int, lines[b"Gid"].split())),
         limits=_read(proc, f"{pid}/limits"),
         oom_score_adj=_read(proc, f"{pid}/oom_score_adj"),
     )
+
+
+def _status(proc: int, pid: int) -> dict[bytes, bytes]:
+    return dict(line.split(b":", 1) for line in _read(proc, f"{pid}/status").splitlines())
+
+
+def _powers(lines: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    return {name: lines[name].strip() for name in POWERS}
+
+
+def root_of(proc: int, pid: int) -> tuple[int, int, bytes]:
+    """Return device, inode and mount of a process's root. Its path would not do: mounts may be stacked on `/`."""
+    descriptor = os.open(f"{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        status = os.fstat(descriptor)
+        lines = _read(proc, f"self/fdinfo/{descriptor}").splitlines()
+        return status.st_dev, status.st_ino, next(line for line in lines if line.startswith(b"mnt_id"))
+    finally:
+        os.close(descriptor)
 
 
 def _read(proc: int, name: str) -> bytes:
@@ -91,7 +117,8 @@ def check(caller: Standing, own: Standing) -> None:
     """Raise Refused for a caller that has not exactly the server's powers and place, but for namespaces to join."""
     for name in POWERS:
         if caller.powers[name] != own.powers[name]:
-            raise Refused(f"{name.decode()} differs from the server's")
+            difference = f"{name.decode()} differs from the server's"
+            raise Stale(difference) if has_more(caller, own) else Refused(difference)
     if caller.powers[b"Seccomp"] != b"0":
         raise Refused("it has a seccomp filter")  # as may we, but who knows whether it is the same one
     if caller.label != own.label:
@@ -99,8 +126,20 @@ def check(caller: Standing, own: Standing) -> None:
     for kind, its, ours in zip(SHARED, caller.shared, own.shared, strict=True):
         if its != ours:
             raise Refused(f"it is in another {kind} namespace")
-    if caller.joined["mnt"] == own.joined["mnt"] and caller.root != "/":
+    if caller.joined["mnt"] == own.joined["mnt"] and caller.root != own.root:
         raise Refused("it has another root directory")
+
+
+def has_more(caller: Standing, own: Standing) -> bool:
+    """Say whether a caller has all that the server has, and something that it has not.
+
+    Such a server was started by somebody confined, and would send everybody else cold for as long as it lives.
+    """
+    its, ours = caller.powers, own.powers
+    if any(int(ours[name], 16) & ~int(its[name], 16) for name in SETS):
+        return False
+    others = (b"Uid", b"Seccomp", b"Threads")
+    return all(its[name] == ours[name] for name in others) and its[b"NoNewPrivs"] <= ours[b"NoNewPrivs"]
 
 
 class Peer:
@@ -117,14 +156,25 @@ class Peer:
         os.set_inheritable(self.pidfd, False)
 
     def standing(self, proc: int) -> Standing:
-        """Read what it has. Raises Refused if it may not have been it that was read about."""
+        """Read what it has: nothing to rely on before `confirm`. Raises Refused."""
         try:
-            found = standing(self.pid, proc)
+            return standing(self.pid, proc)
         except (OSError, KeyError, ValueError) as error:
             raise Refused(f"cannot tell who it is: {error}") from error
+
+    def confirm(self, found: Standing, proc: int) -> None:
+        """Raise Refused if it has lost power since it was read about, or if that may have been another with its pid.
+
+        To be called when it has said all it wants: what it says then, it says with these powers.
+        """
+        try:
+            powers = _powers(_status(proc, self.pid))
+        except (OSError, KeyError, ValueError) as error:
+            raise Refused(f"cannot tell who it is: {error}") from error
+        if powers != found.powers:
+            raise Refused("it has changed since it called")
         if self.ended():
             raise Refused("it has ended")
-        return found
 
     def ended(self) -> bool:
         """Say whether it has ended: a pidfd is readable then (pidfd_open(2))."""

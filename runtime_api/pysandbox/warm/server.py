@@ -17,7 +17,7 @@ import signal
 import time
 
 from pysandbox.errors import SandboxError, Unavailable
-from pysandbox.warm import peer, place
+from pysandbox.warm import peer, place, proof
 from pysandbox.warm.memory import Pages
 from pysandbox.warm.preload import Files, preload
 from pysandbox.warm.spare import OUR_DESCRIPTORS, Spare
@@ -37,7 +37,7 @@ BACKLOG = 512
 #: Forks in a row that may end without having been asked for anything.
 FAILURE_LIMIT = 5
 #: Seconds for which no launcher shall try again where no server can be.
-GIVE_UP = 3600
+GIVE_UP = 60
 
 
 class Server:
@@ -58,7 +58,7 @@ class Server:
         try:
             leave_caller()
             self._prepare()
-        except (SandboxError, OSError):
+        except (SandboxError, peer.Refused, OSError):
             later = time.time() + GIVE_UP
             os.utime(self._lock_file, (later, later))
             raise
@@ -80,6 +80,7 @@ class Server:
         self._proc = _above(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         self._own = peer.standing(os.getpid(), self._proc)
         peer.check(self._own, self._own)
+        self._power = proof.make()
         preload()
         executor.hold_executor(OUR_DESCRIPTORS)
         self._files = Files(executor.executor_path(), self._program)
@@ -130,7 +131,14 @@ class Server:
             self._become_spare()
             self._pages.populate()
             spare = Spare(
-                self._listener, self._held, self._own, self._proc, self._commands, self._files.changed, self._report
+                self._listener,
+                self._held,
+                self._own,
+                self._power,
+                self._proc,
+                self._commands,
+                self._files.changed,
+                self._report,
             )
             code = spare.run()
             if spare.served and self._pages.wanted:
@@ -145,7 +153,7 @@ class Server:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._control.close()
-        for descriptor in (self._hold, self._lock_file, self._events, self._wakeup):
+        for descriptor in (self._hold, self._lock_file, self._events, self._wakeup, proof.NUMBER):
             os.close(descriptor)
 
     def _report(self, word: str, text: str) -> None:

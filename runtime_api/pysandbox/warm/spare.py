@@ -19,9 +19,9 @@ import time
 
 from pysandbox import caller
 from pysandbox.caller import Cold
-from pysandbox.warm import peer, wire
+from pysandbox.warm import peer, proof, wire
 from pysandbox.warm.launcher import Launcher
-from pysandbox.warm.peer import Peer, Refused, Standing
+from pysandbox.warm.peer import Peer, Refused, Stale, Standing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,18 +41,13 @@ _F_SETSIG = 10
 _RLIM_NLIMITS = 16
 
 
-class Stale(Refused):
-    """The server's files are others by now."""
-
-
 class Request:
     """What a launcher asks for, and the descriptors that came with it, moved out of the way of the caller's numbers."""
 
     def __init__(self, connection: _socket.socket) -> None:
         """Receive it. Raises Refused for what is no request."""
-        connection.settimeout(REQUEST_LIMIT)
         try:
-            message, received = wire.receive(connection)
+            message, received = wire.receive(connection, REQUEST_LIMIT)
         except wire.Closed as error:
             raise Refused(f"no request: {error}") from error
         connection.settimeout(None)
@@ -60,18 +55,18 @@ class Request:
         try:
             self.program = str(message["program"])
             self.args = [str(word) for word in message["args"]]
-            self.environment = dict(entry.split("=", 1) for entry in message["env"] if "=" in entry)
+            self.environment = dict(entry.split("=", 1) for entry in map(str, message["env"]) if "=" in entry)
             self.umask = int(message["umask"])
             self.ignored = _signals(message["ignored"])
             self.blocked = _signals(message["blocked"])
             self.securebits = int(message["securebits"])
             numbers = [int(number) for number in message["descriptors"]]
-            self.claim, self.life, self.directory, *theirs = held
+            self.claim, self.life, self.directory, self.proof, *theirs = held
             self.descriptors = dict(zip(numbers, theirs, strict=True))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise Refused(f"a request not understood: {error!r}") from error
         if any(not 0 <= number < OUR_DESCRIPTORS for number in numbers):
-            raise Refused(f"a descriptor numbered {max(numbers)}: at most {OUR_DESCRIPTORS - 1} can be taken over")
+            raise Refused(f"a descriptor numbered above {OUR_DESCRIPTORS - 1} cannot be taken over")
 
 
 def _move(descriptor: int) -> int:
@@ -126,24 +121,8 @@ def _join(their: Standing, own: Standing, who: Peer, proc: int) -> None:
     from pysandbox.linux import setns
 
     setns(who.pidfd, sum(peer.JOINED[kind] for kind in kinds))
-    if "mnt" in kinds and _root(proc, f"{who.pid}/root") != _root(proc, "self/root"):
+    if "mnt" in kinds and their.root != peer.root_of(proc, os.getpid()):
         raise Refused("it has another root directory than its mount namespace")
-
-
-def _root(proc: int, link: str) -> tuple[int, int, bytes]:
-    """Return device, inode and mount of a process's root: the same directory may be mounted twice."""
-    descriptor = os.open(link, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
-    try:
-        status = os.fstat(descriptor)
-        lines = _read(proc, f"self/fdinfo/{descriptor}").splitlines()
-        return status.st_dev, status.st_ino, next(line for line in lines if line.startswith(b"mnt_id"))
-    finally:
-        os.close(descriptor)
-
-
-def _read(proc: int, name: str) -> bytes:
-    with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc), "rb", buffering=0) as file:
-        return file.read(4096)
 
 
 def _write(proc: int, name: str, text: bytes) -> None:
@@ -173,13 +152,14 @@ class Spare:
         listener: _socket.socket,
         server: int,
         own: Standing,
+        power: proof.Proof,
         proc: int,
         commands: dict[str, Command],
         changed: Callable[[], bool],
         tell: Callable[[str, str], None],
     ) -> None:
         self._listener, self._server = listener, server
-        self._own, self._proc = own, proc
+        self._own, self._power, self._proc = own, power, proc
         self._commands, self._changed, self._tell = commands, changed, tell
         self.served = False
 
@@ -195,9 +175,12 @@ class Spare:
             if self._changed():
                 raise Stale("the server's files have changed")
             request = Request(connection)
+            proof.check(request.proof, self._power)
+            os.close(request.proof)
+            who.confirm(their, self._proc)
             command = self._command(request)
             take_place(request, their, self._own, who, self._proc)
-        except (Refused, OSError, ValueError) as error:
+        except (Refused, OSError, ValueError, OverflowError) as error:
             self._tell("stale" if isinstance(error, Stale) else "refused", str(error))
             _send_away(connection, str(error))
             return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket
 import json
 import os
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,17 +44,23 @@ def send(connection: _socket.socket, message: dict[str, Any], descriptors: Seque
         raise Closed(str(error)) from error
 
 
-def receive(connection: _socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Receive a frame: the object, and its descriptors, which are CLOEXEC and the caller's to close. Raises Closed."""
+def receive(connection: _socket.socket, seconds: float | None = None) -> tuple[dict[str, Any], list[int]]:
+    """Receive a frame: the object, and its descriptors, which are CLOEXEC and the caller's to close.
+
+    Raises Closed, also when it has not come in whole after so many seconds.
+    """
+    end = None if seconds is None else time.monotonic() + seconds
+    if seconds is not None:
+        connection.settimeout(seconds)
     try:
         # Never more than the header: the next frame's descriptors would come with it.
         header, control, flags, _ = connection.recvmsg(_HEADER, _socket.CMSG_SPACE(_RIGHTS), _socket.MSG_CMSG_CLOEXEC)
         descriptors = _descriptors(control)
         try:
-            length = int.from_bytes(header + _exactly(connection, _HEADER - len(header)), "little")
+            length = int.from_bytes(header + _exactly(connection, _HEADER - len(header), end), "little")
             if length > FRAME_LIMIT or flags & _socket.MSG_CTRUNC:
                 raise Closed("no frame")
-            message = json.loads(_exactly(connection, length))
+            message = json.loads(_exactly(connection, length, end))
             if not isinstance(message, dict):
                 raise Closed("no frame")
         except BaseException:
@@ -74,10 +81,12 @@ def _descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:
     ]
 
 
-def _exactly(connection: _socket.socket, length: int) -> bytes:
+def _exactly(connection: _socket.socket, length: int, end: float | None) -> bytes:
     """Read so many bytes. One recv(2) is the rule: a frame is written at once."""
     data = b""
     while len(data) < length:
+        if end is not None and data:
+            connection.settimeout(max(end - time.monotonic(), 0.001))
         piece = connection.recv(length - len(data))
         if not piece:
             raise Closed("end of file")

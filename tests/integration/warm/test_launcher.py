@@ -21,6 +21,7 @@ import pytest
 from precondition import requires
 from runtime import children, eventually
 
+from pysandbox.warm import proof
 from pysandbox.warm.wire import Closed, receive, send
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Conversation:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.received: list[int] = []
-        self.request, (self.claim, self.life, self.cwd, *given) = self.hear()
+        self.request, (self.claim, self.life, self.cwd, self.proof, *given) = self.hear()
         # What the caller gave; kept open, its pipes would not end with the launcher.
         self.given = [os.fstat(descriptor) for descriptor in given]
         self._close(given)
@@ -153,6 +154,7 @@ class Server:
         self.listener.bind(str(installation.directory / f"{installation.key}.sock"))
         self.listener.listen(backlog)
         self.listener.settimeout(10)
+        self.proof = proof.make()
         self.conversations: list[Conversation] = []
 
     def accept(self) -> Conversation:
@@ -172,6 +174,8 @@ class Server:
         for conversation in self.conversations:
             conversation.close()
         self.listener.close()
+        with contextlib.suppress(OSError):  # some tests close it themselves
+            os.close(proof.NUMBER)
 
 
 @pytest.fixture
@@ -250,6 +254,7 @@ def test_the_request_tells_what_the_caller_has(installation: Installation, serve
     assert request.pop("descriptors") == [0, 1, 2, writer]
     assert request == {}
     assert os.readlink(f"/proc/self/fd/{conversation.cwd}") == str(place)
+    proof.check(conversation.proof, server.proof)
     assert [status.st_ino for status in conversation.given][3] == os.fstat(reader).st_ino
     os.close(reader)
     os.close(writer)
