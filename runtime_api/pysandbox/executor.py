@@ -326,7 +326,6 @@ def spawn(plan_json: bytes, *, stdio: Stdio, slots: Mapping[str, int]) -> Launch
     `parent_death_signal` looks at the calling *thread* (prctl(2)): it must live until the plan takes the signal back.
     """
     with contextlib.ExitStack() as held:
-        program = _held if _held is not None else _hold(held, sealed_executor())
         plan = _hold(held, _memfd("plan", plan_json))
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         held.callback(theirs.close)
@@ -335,21 +334,39 @@ def spawn(plan_json: bytes, *, stdio: Stdio, slots: Mapping[str, int]) -> Launch
         arguments = [ARGV0, *(f"{name}={number}" for number, name in enumerate(given, len(streams)))]
         spawned = time.monotonic_ns()
         try:
-            outer = current().spawn(program, arguments, {}, [*streams, *given.values()])
+            outer = _start(arguments, [*streams, *given.values()])
         except BaseException:
             ours.close()
             raise
     return Launch(outer, ours, spawned)
 
 
+def _start(arguments: list[str], streams: list[int]) -> int:
+    """Start the copy that is held, or one of its own; return the pid."""
+    if _held is not None:
+        try:
+            return current().spawn(_held, arguments, {}, streams)
+        except PermissionError:
+            pass  # a container that got hold of it has taken its mode away: by an ACL, which seals do not stop
+    copy = sealed_executor()
+    try:
+        return current().spawn(copy, arguments, {}, streams)
+    finally:
+        os.close(copy)
+
+
 def hold_executor(at_least: int) -> None:
     """Make one sealed copy for all that this process and its forks will spawn; its number is at least `at_least`.
 
-    Containers share it as they share the page cache's pages of any program: nobody can write to it.
+    Containers share it as they share the page cache's pages of any program: nobody can write to it. It is held open for
+    reading: a container that got hold of it could else take a lease on it, and each execve(2) would wait 45 s for that
+    to be broken (fcntl(2), F_SETLEASE: no write lease while another has the file open).
     """
     global _held
     copy = sealed_executor()
-    _held = fcntl.fcntl(copy, fcntl.F_DUPFD_CLOEXEC, at_least)
+    reader = os.open(f"/proc/self/fd/{copy}", os.O_RDONLY | os.O_CLOEXEC)
+    _held = fcntl.fcntl(reader, fcntl.F_DUPFD_CLOEXEC, at_least)
+    os.close(reader)
     os.close(copy)
 
 

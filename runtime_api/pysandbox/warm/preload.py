@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import sys
@@ -55,8 +56,11 @@ class Files:
     To ask costs one system call, where looking at each would cost a hundred.
     """
 
-    def __init__(self, *others: str) -> None:
-        """Watch the modules outside the standard library, the interpreter, its library's directory, and `others`."""
+    def __init__(self, at_least: int, *others: str) -> None:
+        """Watch the modules outside the standard library, the interpreter, its library's directory, and `others`.
+
+        The descriptor that tells has a number from `at_least` on: those below are the callers'.
+        """
         library = os.path.dirname(os.__file__)
         files = {os.path.realpath(sys.executable), library, *others}
         for module in list(sys.modules.values()):
@@ -65,7 +69,9 @@ class Files:
                 files.add(path)
         # Looked at before and after it is watched: what changes meanwhile is not missed.
         before = [_stamp(path) for path in sorted(files)]
-        self.descriptor = watch(sorted(files))
+        descriptor = watch(sorted(files))
+        self.descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, at_least)
+        os.close(descriptor)
         self._poll = select.poll()
         self._poll.register(self.descriptor, select.POLLIN)
         self._moved = before != [_stamp(path) for path in sorted(files)]

@@ -83,7 +83,7 @@ class Server:
         self._power = proof.make()
         preload()
         executor.hold_executor(OUR_DESCRIPTORS)
-        self._files = Files(executor.executor_path(), self._program)
+        self._files = Files(OUR_DESCRIPTORS, executor.executor_path(), self._program)
         self._events, self._tell = _pipe()
         os.set_blocking(self._events, False)
         self._hold, self._held = _pipe()[::-1]  # readable for nobody: its end is what spares wait for
