@@ -50,10 +50,10 @@ def _place(layout: Layout, path: str, container_id: str) -> Cgroup:
     if layout.unified_only:
         from pysandbox.cgroup.v2 import CgroupV2
 
-        return CgroupV2(paths[""], container_id)
+        return CgroupV2(paths[""], container_id, layout)
     from pysandbox.cgroup.v1 import CgroupV1
 
-    return CgroupV1(paths, container_id)
+    return CgroupV1(paths, container_id, layout)
 
 
 def load_cgroup(saved: Mapping[str, Any]) -> Cgroup:

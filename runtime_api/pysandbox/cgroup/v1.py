@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
+    from pysandbox.cgroup.layout import Layout
     from pysandbox.cgroup.resources import Write
     from pysandbox.oci.types import Resources
 
@@ -33,12 +34,16 @@ _UNIFIED_TOO = ("hugetlb", "rdma")
 
 
 class CgroupV1(Cgroup):
-    """See `Cgroup`. `paths` maps controllers to directories; merged ones (cpu,cpuacct) share one."""
+    """See `Cgroup`. `paths` maps controllers to directories; merged ones (cpu,cpuacct) share one.
+
+    `layout` is the host's, read again where it is not given.
+    """
 
     version = 1
 
-    def __init__(self, paths: dict[str, str], container_id: str) -> None:
+    def __init__(self, paths: dict[str, str], container_id: str, layout: Layout | None = None) -> None:
         self.container_id = container_id
+        self._layout = layout
         self._paths = paths
         self._directories = list(dict.fromkeys(paths.values()))
 
@@ -244,7 +249,7 @@ class CgroupV1(Cgroup):
         from pysandbox.cgroup.layout import read_layout
 
         mounts = []
-        for hierarchy in read_layout().legacy:
+        for hierarchy in (self._layout or read_layout()).legacy:
             options = ",".join(hierarchy.controllers)
             links = hierarchy.controllers if len(hierarchy.controllers) > 1 else ()
             name = os.path.basename(hierarchy.mount_point)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
+    from pysandbox.cgroup.layout import Layout
     from pysandbox.oci.types import Resources
 
 #: How long all processes may take to stop, in seconds.
@@ -34,12 +35,13 @@ _BUILT_IN = ("cgroup", "")
 
 
 class CgroupV2(Cgroup):
-    """See `Cgroup`. `path` is the directory."""
+    """See `Cgroup`. `path` is the directory, `layout` the host's, read again where it is not given."""
 
     version = 2
 
-    def __init__(self, path: str, container_id: str) -> None:
+    def __init__(self, path: str, container_id: str, layout: Layout | None = None) -> None:
         self.container_id = container_id
+        self._layout = layout
         self._path = path
 
     def paths(self) -> dict[str, str]:
@@ -194,7 +196,7 @@ class CgroupV2(Cgroup):
         """See `Cgroup.mounts`."""
         from pysandbox.cgroup.layout import read_layout
 
-        unified = read_layout().unified
+        unified = (self._layout or read_layout()).unified
         whole = unified.mount_point if unified is not None and unified.root == "/" else ""
         return (CgroupMount(version=2, name="", source=self._path, whole=whole),)
 

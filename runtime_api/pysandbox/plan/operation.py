@@ -19,8 +19,6 @@ Words used throughout:
 
 from __future__ import annotations
 
-from pysandbox.record import dataclass
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,12 +30,24 @@ if TYPE_CHECKING:
 PLAN_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
 class Operation:
-    """One step of a plan: its name and what it needs, as plain JSON values."""
+    """One step of a plan: its name and what it needs, as plain JSON values. No record: a plan makes a hundred."""
 
-    name: str
-    arguments: Mapping[str, Any]
+    __slots__ = ("arguments", "name")
+
+    def __init__(self, name: str, arguments: Mapping[str, Any]) -> None:
+        self.name = name
+        self.arguments = arguments
+
+    def __eq__(self, other: object) -> bool:
+        """Compare name and arguments."""
+        return isinstance(other, Operation) and (self.name, self.arguments) == (other.name, other.arguments)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        """Show what it was made of."""
+        return f"Operation({self.name!r}, {self.arguments!r})"
 
 
 def _operation(name: str, /, **arguments: Any) -> Operation:

@@ -66,7 +66,7 @@ class Plan:
     def to_json(self) -> bytes:
         """Return the document that the executor reads from slot `plan`."""
         document = {"version": PLAN_VERSION, "trace": self.trace, "operations": self.documents()}
-        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+        return json.dumps(document, separators=(",", ":")).encode()
 
     def describe(self) -> list[str]:
         """Return one readable line for each operation; arguments that say nothing (False, None, empty) are left out."""
