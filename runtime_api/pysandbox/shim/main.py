@@ -1,0 +1,230 @@
+"""Entry of `containerd-shim-pysandbox-v2`: `start`, `delete`, `-info`, `-v`, and serving, which `start` starts.
+
+What containerd reads of `start` is its standard output *and* error together, so the first act is to put the bundle's
+`log` FIFO in the place of standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from threading import Thread
+
+from pysandbox.errors import SandboxError
+from pysandbox.shim import address
+from pysandbox.shim.invocation import Invocation, parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pysandbox.state import Store
+
+#: Containers of each containerd namespace have a directory of their own: two of one id may live at a time.
+ROOT = "/run/pysandbox-containerd"
+#: The descriptor that `start` hands to who serves.
+LISTENER = 3
+#: Seconds at the end for events to be told and answers to be sent; containerd gives 3 (shim.shutdown).
+_LAST_EVENTS, _LAST_ANSWERS = 1.5, 0.5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what containerd asks for; return the exit code."""
+    try:
+        invocation = parse(sys.argv[1:] if argv is None else argv)
+        if invocation.version:
+            return _print_version()
+        if invocation.info:
+            return _print_info()
+        invocation.check()
+        if invocation.action == "start":
+            return _start(invocation)
+        if invocation.action == "delete":
+            return _delete(invocation)
+        return _serve(invocation)
+    except (SandboxError, OSError) as error:
+        os.write(2, f"pysandbox shim: {' '.join(str(error).splitlines())}\n".encode(errors="backslashreplace"))
+        return 1
+
+
+def warn(text: str) -> None:
+    """Write one line for containerd's log. A full FIFO loses it: nothing waits for a reader."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with contextlib.suppress(OSError):
+        os.write(2, f'time="{now}" level=warning msg={json.dumps(text)}\n'.encode())
+
+
+def _log_to(bundle: str) -> None:
+    """Put the bundle's `log` in the place of standard error. Open both ways it waits for no reader (fifo(7))."""
+    try:
+        descriptor = os.open(os.path.join(bundle, "log"), os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        descriptor = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+# -- start -------------------------------------------------------------------------------------------------------------
+
+
+def _start(invocation: Invocation) -> int:
+    """Start who serves, unless the pod's shim is there already; print where it listens."""
+    bundle, answer = os.getcwd(), os.dup(1)
+    errors = os.dup(2)
+    _log_to(bundle)
+    try:
+        path = _listen_and_spawn(invocation, bundle)
+        address.write_address(bundle, path)
+    except (SandboxError, OSError):
+        os.dup2(errors, 2)
+        raise
+    os.write(answer, f"unix://{path}".encode())
+    return 0
+
+
+def _listen_and_spawn(invocation: Invocation, bundle: str) -> str:
+    from pysandbox.oci.document import open_document, read_object
+
+    descriptor = open_document(os.path.join(bundle, "config.json"), "config.json")
+    with open(descriptor, "rb", buffering=0, closefd=True):
+        spec = read_object(descriptor, "config.json")
+    grpc = invocation.address or os.environ.get("GRPC_ADDRESS", "")
+    path = address.socket_path(grpc, invocation.namespace, address.group(spec, invocation.id))
+    try:
+        listener = address.listen(path)
+    except address.InUse:
+        return path
+    with contextlib.closing(listener):
+        _spawn(invocation, grpc, listener.fileno())
+    return path
+
+
+def _spawn(invocation: Invocation, grpc: str, listener: int) -> None:
+    """Start this very program again, in a session of its own, with nothing of containerd's but the log."""
+    words = ["-namespace", invocation.namespace, "-id", invocation.id, "-address", grpc]
+    own = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    os.posix_spawn(
+        sys.executable,
+        [*own, *words, *(["-debug"] if invocation.debug else []), "serve"],
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, null, 0),
+            (os.POSIX_SPAWN_DUP2, null, 1),
+            (os.POSIX_SPAWN_DUP2, os.dup(listener), LISTENER),
+        ],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+    )
+    os.close(null)
+
+
+# -- serve -------------------------------------------------------------------------------------------------------------
+
+
+def _serve(invocation: Invocation) -> int:
+    """Serve tasks until containerd says that it is enough."""
+    from _socket import socket
+
+    from pysandbox.linux import set_child_subreaper
+    from pysandbox.shim.messages.task import Task
+    from pysandbox.shim.messages.task_v3 import Task as TaskV3
+    from pysandbox.shim.publisher import Publisher
+    from pysandbox.shim.reaper import Reaper
+    from pysandbox.shim.service import TaskService, translate
+    from pysandbox.ttrpc.server import Server
+
+    os.set_inheritable(LISTENER, False)
+    listener = socket(fileno=LISTENER)
+    path = listener.getsockname()
+    set_child_subreaper()
+    _adjust_oom_score()
+    publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), invocation.namespace, warn)
+    service = TaskService(_store(invocation.namespace), publisher, Reaper(), warn)
+    server = Server(translate=translate)
+    server.register(Task, service)
+    server.register(TaskV3, service)
+    Thread(target=server.serve, args=(listener,), name="accept", daemon=True).start()
+    service.stopping.wait()
+    publisher.close(_LAST_EVENTS)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    server.close(_LAST_ANSWERS)
+    return 0
+
+
+def _store(namespace: str) -> Store:
+    from pysandbox.state import Store
+
+    return Store(f"{ROOT}/{namespace}")
+
+
+def _adjust_oom_score() -> None:
+    """Be killed for memory just before containerd, as its own shims are. Without the privilege it stays as it is."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+        score = min(1000, int(file.read()) + 1)
+        file.seek(0)
+        file.write(str(score))
+
+
+# -- delete, -info, -v -------------------------------------------------------------------------------------------------
+
+
+def _delete(invocation: Invocation) -> int:
+    """Remove what a dead shim left: processes, cgroup, mounts, socket. What is gone already is no error."""
+    from pysandbox import lifecycle
+    from pysandbox.config import load_config
+    from pysandbox.shim import rootfs
+    from pysandbox.shim.messages.task import DeleteResponse
+    from pysandbox.shim.publisher import timestamp
+
+    bundle = invocation.bundle or os.path.join(os.path.dirname(os.getcwd()), invocation.id)
+    runtime = lifecycle.Runtime(store=_store(invocation.namespace), warn=warn, config=load_config(None))
+    pid = 0
+    with contextlib.suppress(SandboxError, OSError):
+        pid = lifecycle.state(runtime, invocation.id).record.pid
+    lifecycle.delete(runtime, invocation.id, force=True)
+    rootfs.unmount_all(bundle)
+    path = address.read_address(bundle)
+    if path.startswith(f"{address.DIRECTORY}/") and not address.answers(path):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    response = DeleteResponse(pid=pid, exit_status=137, exited_at=timestamp(time.time()))
+    os.write(1, response.encode())
+    return 0
+
+
+def _print_version() -> int:
+    from pysandbox import VERSION
+
+    os.write(1, f"containerd-shim-pysandbox-v2:\n  Version: {VERSION}\n".encode())
+    return 0
+
+
+def _print_info() -> int:
+    """Print RuntimeInfo. containerd writes options to standard input; none changes what is told."""
+    from pysandbox import VERSION
+    from pysandbox.config import load_config
+    from pysandbox.oci.features import features_document
+    from pysandbox.plugins import choose, load_backend
+    from pysandbox.shim.messages.types import RuntimeInfo, RuntimeVersion
+    from pysandbox.ttrpc.messages.wellknown import Any as AnyMessage
+
+    config = load_config(None)
+    document = features_document(load_backend(choose(config, None, {}), config).features())
+    features = AnyMessage(
+        type_url="types.containerd.io/opencontainers/runtime-spec/1/features/Features",
+        value=json.dumps(document).encode(),
+    )
+    info = RuntimeInfo(name="io.containerd.pysandbox.v2", version=RuntimeVersion(version=VERSION), features=features)
+    os.write(1, info.encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

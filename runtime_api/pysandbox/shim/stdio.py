@@ -1,0 +1,236 @@
+"""A process's standard streams, as containerd names them: FIFOs, files, or nothing.
+
+The process gets the FIFO itself, so that nothing is copied and nothing is lost when the shim dies. The shim holds it
+open both ways until the process has ended: a client may then go and come back, and the process sees neither an end of
+file nor SIGPIPE. Its input ends when a client closes its end, or by CloseIO, whichever is first: `ctr` relies on one,
+CRI on the other. Only a terminal has to be copied, by a thread of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import stat
+from threading import Event, Thread
+
+from pysandbox.backend import Stdio
+from pysandbox.errors import InvalidArgument, Unimplemented
+from pysandbox.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+_CHUNK = 64 * 1024
+_IN_CLOSE_WRITE = 0x8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """What containerd calls the streams; empty is none."""
+
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    terminal: bool = False
+
+
+class Streams:
+    """The streams of one process, from before it is made until nobody writes any more."""
+
+    def __init__(self, names: Names) -> None:
+        """Open them. Raises InvalidArgument, Unimplemented, OSError; nothing stays open then."""
+        self.names = names
+        self._kept: dict[str, int] = {}
+        self._handed: list[int] = []
+        self._relay: Relay | None = None
+        self._input_watch = -1
+        try:
+            self.stdio = Stdio(terminal=True) if names.terminal else self._open()
+            if names.terminal:
+                self._kept = {name: _keep(getattr(names, name)) for name in ("stdin", "stdout") if getattr(names, name)}
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> Stdio:
+        stdin = self._hand("stdin", os.O_RDONLY)
+        stdout = self._hand("stdout", os.O_WRONLY)
+        same = self.names.stderr and self.names.stderr == self.names.stdout
+        return Stdio(stdin=stdin, stdout=stdout, stderr=stdout if same else self._hand("stderr", os.O_WRONLY))
+
+    def _hand(self, name: str, mode: int) -> int:
+        """Return a descriptor for the process."""
+        where = getattr(self.names, name)
+        if name == "stdin" and where:
+            self._input_watch = _watch_writers(where)  # first: nobody can open it to write before there is a reader
+        if not where:
+            descriptor = os.open("/dev/null", mode | os.O_CLOEXEC)
+        else:
+            kept = self._kept[name] = _keep(where)
+            # The very file that was checked, opened again: blocking, and one way only.
+            append = os.O_APPEND if stat.S_ISREG(os.fstat(kept).st_mode) else 0
+            descriptor = os.open(f"/proc/self/fd/{kept}", mode | append | os.O_CLOEXEC)
+        self._handed.append(descriptor)
+        return descriptor
+
+    def take_input_watch(self) -> int | None:
+        """Return a descriptor that becomes readable when a client closes stdin, None if there is none; once.
+
+        It does so, too, when we do: whoever waits for it need not be told.
+        """
+        descriptor, self._input_watch = self._input_watch, -1
+        return descriptor if descriptor >= 0 else None
+
+    def started(self, console: int | None) -> None:
+        """The process has its own: close what was for it, and begin to copy what a terminal says."""
+        self._close_handed()
+        if console is not None:
+            self._relay = Relay(console, self._kept.pop("stdin", None), self._kept.pop("stdout", None))
+
+    def resize(self, width: int, height: int) -> None:
+        """Set a terminal's size; of anything else it is none."""
+        if self._relay is not None:
+            self._relay.resize(width, height)
+
+    def close_stdin(self) -> None:
+        """Let go of stdin: the process reads its end when the last client has closed it too, and all was read."""
+        if (descriptor := self._kept.pop("stdin", None)) is not None:
+            os.close(descriptor)
+
+    def ended(self, patience: float = 0.0) -> None:
+        """The process has ended: let clients read to the end. A terminal's rest has so long to be copied."""
+        if self._relay is not None:
+            self._relay.done.wait(patience)
+        self.close()
+
+    def close(self) -> None:
+        """Close everything, any number of times."""
+        self._close_handed()
+        if (watch := self.take_input_watch()) is not None:
+            os.close(watch)
+        while self._kept:
+            os.close(self._kept.popitem()[1])
+        if self._relay is not None:
+            self._relay.stop()
+
+    def _close_handed(self) -> None:
+        while self._handed:
+            os.close(self._handed.pop())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _watch_writers(where: str) -> int:
+    """Return an inotify(7) descriptor that tells when a file that was open for writing is closed."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = int(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+    if descriptor < 0 or libc.inotify_add_watch(descriptor, os.fsencode(_path(where)[1]), _IN_CLOSE_WRITE) < 0:
+        errno = ctypes.get_errno()
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise OSError(errno, os.strerror(errno), where)
+    return descriptor
+
+
+def _path(where: str) -> tuple[str, str]:
+    """Return kind and path of what containerd names. Raises InvalidArgument, Unimplemented."""
+    scheme, found, path = where.partition("://")
+    if not found:
+        scheme, path = "fifo", where
+    if scheme in ("binary", "binary-v2"):
+        raise Unimplemented(f"{where}: output to a program is not implemented")
+    if scheme not in ("fifo", "file") or not path.startswith("/") or "\0" in path:
+        raise InvalidArgument(f"{where}: is no absolute path, fifo:// or file://")
+    return scheme, path.partition("?")[0] if found else path
+
+
+def _keep(where: str) -> int:
+    """Open what containerd names, both ways, which for a FIFO waits for nobody (fifo(7))."""
+    scheme, path = _path(where)
+    if scheme == "file":
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InvalidArgument(f"{where}: is not a fifo")
+    return descriptor
+
+
+class Relay:
+    """Copies between a terminal's master and two FIFOs, at the reader's pace. It owns all three."""
+
+    def __init__(self, master: int, stdin: int | None, stdout: int | None) -> None:
+        self._master, self._stdin, self._stdout = master, stdin, stdout
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._in = self._out = b""
+        #: Set when everything that was said has been copied.
+        self.done = Event()
+        os.set_blocking(master, False)
+        Thread(target=self._run, name="terminal", daemon=True).start()
+
+    def resize(self, width: int, height: int) -> None:
+        """Set the terminal's size: TIOCSWINSZ of ioctl_tty(2)."""
+        import fcntl
+
+        if not self.done.is_set():
+            size = height.to_bytes(2, "little") + width.to_bytes(2, "little") + bytes(4)
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(self._master, 0x5414, size)
+
+    def stop(self) -> None:
+        """Copy no more."""
+        if not self.done.is_set():
+            with contextlib.suppress(OSError):
+                os.eventfd_write(self._bell, 1)
+            self.done.wait(1.0)
+
+    def _run(self) -> None:
+        try:
+            while self._step():
+                pass
+        except OSError:
+            pass  # EIO: nobody has the terminal open any more (pty(7))
+        finally:
+            self._flush()
+            self.done.set()
+            for descriptor in (self._master, self._stdin, self._stdout, self._bell):
+                if descriptor is not None:
+                    os.close(descriptor)
+
+    def _step(self) -> bool:
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        poll.register(self._master, (0 if self._out else select.POLLIN) | (select.POLLOUT if self._in else 0))
+        if self._out and self._stdout is not None:
+            poll.register(self._stdout, select.POLLOUT)
+        if not self._in and self._stdin is not None:
+            poll.register(self._stdin, select.POLLIN)
+        ready = dict(poll.poll())
+        if self._bell in ready:
+            return False
+        if self._stdin in ready and self._stdin is not None:
+            self._in = os.read(self._stdin, _CHUNK)
+        if self._in:
+            with contextlib.suppress(BlockingIOError):
+                self._in = self._in[os.write(self._master, self._in) :]
+        if self._master in ready and not self._out:
+            with contextlib.suppress(BlockingIOError):
+                self._out = os.read(self._master, _CHUNK)
+        self._flush()
+        return True
+
+    def _flush(self) -> None:
+        if self._stdout is None:
+            self._out = b""
+        elif self._out:
+            with contextlib.suppress(BlockingIOError):
+                self._out = self._out[os.write(self._stdout, self._out) :]
