@@ -49,6 +49,16 @@ impl Children {
         Ok(())
     }
 
+    /// Reap a child if it has ended; its wait status. With the one that is attended to, attending ends: what is started
+    /// after it (hooks) is again the server's to reap.
+    pub fn reap(&mut self, pid: i32) -> sys::Result<Option<i32>> {
+        let status = sys::try_wait(pid)?;
+        if status.is_some() && self.attended == Some(pid) {
+            self.attended = None;
+        }
+        Ok(status)
+    }
+
     /// Reap every child that has ended, up to the one whose end another waits for.
     pub fn attend(&mut self, pid: Option<i32>) {
         if pid.is_some() {

@@ -190,7 +190,7 @@ impl Conversation {
             },
             Message::Reap(pid) => {
                 let status = |ended: Option<i32>| ended.map_or("null".into(), |it| it.to_string());
-                answer("status", sys::try_wait(pid).map(status))
+                answer("status", self.children.reap(pid).map(status))
             }
             Message::IsChild(pid) => {
                 let found = sys::ended_child(Some(pid)).is_ok();
