@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 SPARES = 2
 #: Seconds without a caller after which the server ends.
 IDLE_LIMIT = 600.0
+#: Seconds that the next fork waits for a command to end.
+DEFERRED = 0.05
 #: Launchers that may wait to be accepted. One more goes cold.
 BACKLOG = 512
 #: Forks in a row that may end without having been asked for anything.
@@ -166,13 +168,17 @@ class Server:
 
     def _loop(self) -> None:
         poll = select.poll()
-        for descriptor in (self._events, self._wakeup, self._control.fileno()):
+        for descriptor in (self._events, self._wakeup, self._control.fileno(), self._files.descriptor):
             poll.register(descriptor, select.POLLIN)
         self._started = self._last = time.monotonic()
         while not self._ending:
-            while len(self._idle) < SPARES:
+            while len(self._idle) < SPARES and self._may_fork():
                 self._fork()
-            ready = dict(poll.poll(max(1.0, self._last + IDLE_LIMIT - time.monotonic()) * 1000))
+            full = len(self._idle) == SPARES
+            patience = max(0.0, self._last + IDLE_LIMIT - time.monotonic()) if full else DEFERRED
+            ready = dict(poll.poll(patience * 1000))
+            if self._files.descriptor in ready:
+                self._ending = "its files have changed"
             if self._events in ready:
                 self._hear()
             if self._wakeup in ready:
@@ -182,6 +188,10 @@ class Server:
             if time.monotonic() - self._last > IDLE_LIMIT:
                 self._ending = "idle"
         self._end()
+
+    def _may_fork(self) -> bool:
+        """Say whether now is the time: a fork slows down whoever is being served, so it waits while there is a spare."""
+        return not self._idle or not self._busy or time.monotonic() - self._last >= DEFERRED
 
     def _hear(self) -> None:
         for line in os.read(self._events, 65536).splitlines():

@@ -77,7 +77,7 @@ def _move(descriptor: int) -> int:
 
 def _signals(mask: int) -> list[int]:
     """Return the numbers in a mask, but for 32 and 33, the C library's own: posix_spawn(3) has them ignored."""
-    return [number for number in _signal.valid_signals() if mask >> (number - 1) & 1]
+    return [number for number in _signal.valid_signals() if mask >> (number - 1) & 1] if mask else []
 
 
 # -- taking the caller's place -----------------------------------------------------------------------------------------
@@ -103,10 +103,12 @@ def take_place(request: Request, their: Standing, own: Standing, who: Peer, proc
         _take_limits(who.pid)
     os.environ.clear()
     os.environ.update(request.environment)
-    time.tzset()
+    if "TZ" in request.environment:  # the server has none
+        time.tzset()
     for number in request.ignored:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, request.blocked)
+    if request.blocked:
+        signal.pthread_sigmask(signal.SIG_SETMASK, request.blocked)
 
 
 def _take_limits(pid: int) -> None:
