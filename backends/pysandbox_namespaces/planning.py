@@ -108,12 +108,17 @@ def separate_namespaces(spec: Spec, pid: int) -> list[str]:
     One that the spec joins by path may be our own; setns(2) refuses to enter one's own user namespace.
     """
     kinds = [namespace["type"] for namespace in (spec.get("linux") or {}).get("namespaces") or ()]
-    return [kind for kind in kinds if _namespace_of(pid, kind) != _namespace_of(os.getpid(), kind)]
+    pairs = zip(kinds, _namespaces(pid, kinds), _namespaces(os.getpid(), kinds), strict=True)
+    return [kind for kind, theirs, ours in pairs if theirs != ours]
 
 
-def _namespace_of(pid: int, kind: str) -> tuple[int, int]:
-    status = os.stat(f"/proc/{pid}/ns/{NAMESPACE_FILES.get(kind, kind)}")
-    return status.st_dev, status.st_ino
+def _namespaces(pid: int, kinds: Sequence[str]) -> list[str]:
+    """Return what each link reads, such as `net:[4026531840]`: half the time of looking at what it leads to."""
+    directory = os.open(f"/proc/{pid}/ns", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return [os.readlink(NAMESPACE_FILES.get(kind, kind), dir_fd=directory) for kind in kinds]
+    finally:
+        os.close(directory)
 
 
 def _log(plan: Plan, options: Options) -> None:

@@ -31,8 +31,8 @@ class CgroupMount:
 
     On v1, each is a directory `name` below the mount's destination, with symbolic `links` to it (`cpu` and `cpuacct`
     to `cpu,cpuacct`); a container with its own cgroup namespace mounts a new instance with `options` as its data, any
-    other gets a bind mount of `source`. On v2 there is one with an empty `name`: the mount itself. `whole` is where
-    this host has all of that hierarchy mounted, empty where it shows a part of it only.
+    other gets a bind mount of `source`. On v2 there is one with an empty `name`: the mount itself. `whole` is a
+    mount of the host's that is as good as a new one to whoever shares our cgroup namespace, empty where there is none.
     """
 
     version: int

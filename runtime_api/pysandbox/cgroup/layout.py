@@ -81,6 +81,15 @@ def read_layout() -> Layout:
     return layout
 
 
+def in_first_namespaces() -> bool:
+    """Say whether our cgroup and user namespaces are the kernel's first ones, which are no container's.
+
+    Their inode numbers are fixed: PROC_CGROUP_INIT_INO and PROC_USER_INIT_INO of include/linux/proc_ns.h.
+    """
+    first = {"cgroup": 0xEFFFFFFB, "user": 0xEFFFFFFD}
+    return all(os.stat(f"/proc/self/ns/{kind}").st_ino == inode for kind, inode in first.items())
+
+
 def parse_layout(mountinfo: str, own: str) -> Layout:
     """Make a layout from the texts of /proc/PID/mountinfo (proc(5)) and /proc/PID/cgroup (cgroups(7))."""
     legacy: list[Hierarchy] = []

@@ -194,10 +194,10 @@ class CgroupV2(Cgroup):
 
     def mounts(self) -> tuple[CgroupMount, ...]:
         """See `Cgroup.mounts`."""
-        from pysandbox.cgroup.layout import read_layout
+        from pysandbox.cgroup.layout import in_first_namespaces, read_layout
 
         unified = (self._layout or read_layout()).unified
-        whole = unified.mount_point if unified is not None and unified.root == "/" else ""
+        whole = unified.mount_point if unified is not None and unified.root == "/" and in_first_namespaces() else ""
         return (CgroupMount(version=2, name="", source=self._path, whole=whole),)
 
 

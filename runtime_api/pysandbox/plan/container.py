@@ -168,7 +168,6 @@ def _surroundings(
         uid_maps=id_maps(linux.get("uidMappings")) if namespaces.has("user") else (),
         gid_maps=id_maps(linux.get("gidMappings")) if namespaces.has("user") else (),
         cgroup_namespace=namespaces.has("cgroup"),
-        initial_cgroups=host.initial_cgroups,
         cgroup_mounts=cgroup.mounts if cgroup is not None else tuple,
         label=label,
     )

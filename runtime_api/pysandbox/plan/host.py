@@ -20,7 +20,6 @@ class Host:
     `limits` maps RLIMIT_* numbers to (soft, hard) of this process; it is gathered only for a spec with a user
     namespace, where a limit must be raised before the namespace is entered. `cpus` are all that the kernel may ever
     have, where this process is bound to fewer: the container is not, whoever ran us under taskset(1) (runc's rule).
-    `initial_cgroups` says that this process is in the cgroup and user namespaces that the kernel began with.
     """
 
     apparmor: bool = False
@@ -29,7 +28,6 @@ class Host:
     kcore: bool = True
     limits: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     cpus: Sequence[int] = ()
-    initial_cgroups: bool = False
 
 
 def host_facts(spec: Spec | None = None) -> Host:
@@ -40,17 +38,8 @@ def host_facts(spec: Spec | None = None) -> Host:
         last_capability=int(_read("/proc/sys/kernel/cap_last_cap") or b"40"),
         kcore=os.path.exists("/proc/kcore"),
         cpus=_cpus_beyond_ours(),
-        initial_cgroups=_is_initial("cgroup", 0xEFFFFFFB) and _is_initial("user", 0xEFFFFFFD),
         limits=_limits() if spec is not None and _has_user_namespace(spec) else {},
     )
-
-
-def _is_initial(kind: str, inode: int) -> bool:
-    """Compare our own namespace with the kernel's first one: include/uapi/linux/nsfs.h has the fixed inode numbers."""
-    try:
-        return os.stat(f"/proc/self/ns/{kind}").st_ino == inode
-    except FileNotFoundError:  # a kernel without that kind has no second one
-        return True
 
 
 def _has_user_namespace(spec: Spec) -> bool:

@@ -104,7 +104,6 @@ class Surroundings:
     uid_maps: Sequence[tuple[int, int, int]] = ()
     gid_maps: Sequence[tuple[int, int, int]] = ()
     cgroup_namespace: bool = False
-    initial_cgroups: bool = False
     cgroup_mounts: Callable[[], Sequence[CgroupMount]] = tuple
     label: str = ""
 
@@ -367,7 +366,7 @@ def _cgroup2(
     if around.user_namespace and not around.cgroup_namespace:
         _cgroup_bind(steps, slot, destination, options, hierarchy)
         return
-    if around.initial_cgroups and not around.cgroup_namespace and hierarchy.whole and not options.data:
+    if hierarchy.whole and not around.cgroup_namespace and not options.data:
         _cgroup2_clone(steps, slot, destination, options, hierarchy.whole)
         return
     steps.inner.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pysandbox.cgroup.layout import Layout, parse_layout
+from pysandbox.cgroup.layout import Hierarchy, Layout, parse_layout
 from pysandbox.cgroup.placement import check_path, open_cgroup
 from pysandbox.cgroup.v1 import CgroupV1
 from pysandbox.cgroup.v2 import CgroupV2
@@ -88,3 +88,15 @@ def test_a_path_that_leaves_its_place_or_is_all_of_it_is_refused(path: str) -> N
 @pytest.mark.parametrize("path", ["", "a", "/a/b", "..a", "a..b/c"])
 def test_a_path_that_stays_is_taken(path: str) -> None:
     check_path(path)
+
+
+@pytest.mark.parametrize(
+    ("root", "first", "whole"), [("/", True, "/cg"), ("/docker/x", True, ""), ("/", False, "")],
+    ids=["all of it", "a part of it", "in a container"],
+)  # fmt: skip
+def test_the_hosts_cgroup2_mount_is_offered_where_a_new_one_would_show_the_same(
+    monkeypatch: pytest.MonkeyPatch, root: str, first: bool, whole: str
+) -> None:
+    monkeypatch.setattr("pysandbox.cgroup.layout.in_first_namespaces", lambda: first)
+    cgroup = CgroupV2("/cg/x", "x", Layout((), Hierarchy("/cg", root), {}))
+    assert [(mount.source, mount.whole) for mount in cgroup.mounts()] == [("/cg/x", whole)]

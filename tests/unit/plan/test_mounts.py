@@ -375,10 +375,8 @@ WHOLE = (CgroupMount(version=2, name="", source="/cg/x", whole="/cg"),)
 
 
 def test_cgroup_v2_of_the_hosts_own_namespace_is_cloned_with_nothing_of_the_hosts_mount_but_the_file_system() -> None:
-    assert inner(CGROUP, cgroup_mounts=lambda: WHOLE, initial_cgroups=True) == [
-        "mount_bind slot=mount0 destination=/cg"
-    ]
-    opened, changed = outer(CGROUP, cgroup_mounts=lambda: WHOLE, initial_cgroups=True)
+    assert inner(CGROUP, cgroup_mounts=lambda: WHOLE) == ["mount_bind slot=mount0 destination=/cg"]
+    opened, changed = outer(CGROUP, cgroup_mounts=lambda: WHOLE)
     assert opened == "open_tree slot=mount0 path=/cg"  # not recursive: what the host has mounted below is not copied
     assert changed == (
         "set_attributes slot=mount0 set=MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID "
@@ -391,16 +389,15 @@ def test_cgroup_v2_of_the_hosts_own_namespace_is_cloned_with_nothing_of_the_host
     ("mount", "around"),
     [
         ({}, {"cgroup_namespace": True}),
-        ({}, {"initial_cgroups": False}),
         ({}, {"cgroup_mounts": lambda: UNIFIED}),
         ({"options": ["nsdelegate"]}, {}),
     ],
-    ids=["cgroup namespace", "not the first namespace", "the host shows a part only", "options of the file system"],
+    ids=["cgroup namespace", "the host has none to clone", "options of the file system"],
 )
 def test_cgroup_v2_is_mounted_anew_where_a_clone_would_not_be_the_same(
     mount: dict[str, Any], around: dict[str, Any]
 ) -> None:
-    around = {"cgroup_mounts": lambda: WHOLE, "initial_cgroups": True, **around}
+    around = {"cgroup_mounts": lambda: WHOLE, **around}
     assert outer({**CGROUP, **mount}, **around) == []
     assert inner({**CGROUP, **mount}, **around)[0].startswith("mount_filesystem kind=cgroup2 ")
 
