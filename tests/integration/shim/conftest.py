@@ -1,0 +1,155 @@
+"""A shim as containerd starts it: `start` in a bundle, its socket, and where its events go."""
+
+from __future__ import annotations
+
+import _socket
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from precondition import requires
+
+from pysandbox.shim.messages import task as messages
+from pysandbox.shim.messages.forward import Events
+from pysandbox.shim.messages.task import Task
+from pysandbox.ttrpc.client import Client
+from pysandbox.ttrpc.messages.wellknown import Any as AnyMessage
+from pysandbox.ttrpc.messages.wellknown import Empty
+from pysandbox.ttrpc.server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PROCESS = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+
+
+def eventually(condition: Callable[[], Any], limit: float = 10.0) -> None:
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+class EventSink:
+    """containerd's event service."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.events: list[tuple[str, AnyMessage]] = []
+        listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        listener.bind(path)
+        listener.listen()
+        self._server = Server()
+        self._server.register(Events, self)
+        threading.Thread(target=self._server.serve, args=(listener,)).start()
+
+    def Forward(self, request: Any, call: Any) -> Empty:
+        self.events.append((request.envelope.topic.removeprefix("/tasks/"), request.envelope.event))
+        return Empty()
+
+    def topics(self) -> list[str]:
+        return [topic for topic, _ in self.events]
+
+    def close(self) -> None:
+        self._server.close()
+
+
+class Shim:
+    """One shim, and the calls to it by name: `shim.State(id="web")`."""
+
+    def __init__(self, program: Path, directory: Path, bundle: Path) -> None:
+        self.program, self.bundle = program, bundle
+        self.namespace, self.id = f"test-{uuid.uuid4().hex[:8]}", "web"
+        self.sink = EventSink(str(directory / "events"))
+        self.grpc = str(directory / "grpc")
+        os.mkfifo(bundle / "log")
+        self.started = self.command("start")
+        self.client = Client.connect(self.started.stdout.decode().removeprefix("unix://"))
+        self.pid = self.call("Connect", messages.ConnectRequest(id=self.id)).shim_pid
+        self.directory = directory
+
+    def command(self, action: str, *flags: str) -> subprocess.CompletedProcess[bytes]:
+        command = [self.program, "-namespace", self.namespace, "-id", self.id, "-address", self.grpc, *flags, action]
+        environment = {**os.environ, "TTRPC_ADDRESS": self.sink.path}
+        return subprocess.run(command, cwd=self.bundle, env=environment, capture_output=True, check=False, timeout=20)
+
+    def call(self, method: str, request: Any, timeout: float = 20) -> Any:
+        return self.client.call(Task, method, request, timeout=timeout)
+
+    def fifo(self, name: str) -> str:
+        path = str(self.directory / f"{name}-{uuid.uuid4().hex[:6]}")
+        os.mkfifo(path)
+        return path
+
+    def create(self, **streams: Any) -> int:
+        return int(self.call("Create", messages.CreateTaskRequest(id=self.id, bundle=str(self.bundle), **streams)).pid)
+
+    def start(self, exec_id: str = "") -> int:
+        return int(self.call("Start", messages.StartRequest(id=self.id, exec_id=exec_id)).pid)
+
+    def wait(self, exec_id: str = "") -> int:
+        return int(self.call("Wait", messages.WaitRequest(id=self.id, exec_id=exec_id)).exit_status)
+
+    def kill(self, number: int = 9, exec_id: str = "", *, everyone: bool = False) -> None:
+        self.call("Kill", messages.KillRequest(id=self.id, exec_id=exec_id, signal=number, all=everyone))
+
+    def delete(self, exec_id: str = "") -> Any:
+        return self.call("Delete", messages.DeleteRequest(id=self.id, exec_id=exec_id))
+
+    def state(self, exec_id: str = "") -> Any:
+        return self.call("State", messages.StateRequest(id=self.id, exec_id=exec_id))
+
+    def exec(self, exec_id: str, *args: str, **streams: Any) -> None:
+        spec = {"args": list(args), "cwd": "/", "env": ["PATH=/bin"]}
+        value = AnyMessage(type_url=PROCESS, value=json.dumps(spec).encode())
+        self.call("Exec", messages.ExecProcessRequest(id=self.id, exec_id=exec_id, spec=value, **streams))
+
+    def alive(self) -> bool:
+        try:
+            return b"shim" in Path(f"/proc/{self.pid}/cmdline").read_bytes()
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """End it if it is still there, and remove what its containers left."""
+        self.client.close()
+        if self.alive():
+            os.kill(self.pid, signal.SIGKILL)
+            eventually(lambda: not self.alive())
+        self.command("delete", "-bundle", str(self.bundle))
+        shutil.rmtree(f"/run/pysandbox-containerd/{self.namespace}", ignore_errors=True)
+        self.sink.close()
+
+
+@pytest.fixture(scope="session")
+def shim_program(cold_script: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A `containerd-shim-pysandbox-v2` that runs this checkout."""
+    program = tmp_path_factory.mktemp("shim") / "containerd-shim-pysandbox-v2"
+    program.write_text(cold_script.read_text().replace("pysandbox.cli.main", "pysandbox.shim.main"))
+    program.chmod(0o755)
+    return program
+
+
+@pytest.fixture
+def make_shim(shim_program: Path, tmp_path: Path) -> Iterator[Callable[[Path], Shim]]:
+    """Start shims; they are ended after the test."""
+    requires("root")
+    shims: list[Shim] = []
+
+    def make(bundle: Path) -> Shim:
+        directory = tmp_path / f"shim{len(shims)}"
+        directory.mkdir()
+        shims.append(Shim(shim_program, directory, bundle))
+        return shims[-1]
+
+    yield make
+    for shim in shims:
+        shim.close()

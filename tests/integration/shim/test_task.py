@@ -1,0 +1,328 @@
+"""The Task service of a real shim over the namespaces backend, called as containerd calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from integration.shim.conftest import eventually
+
+from pysandbox.shim.messages import events
+from pysandbox.shim.messages import task as messages
+from pysandbox.shim.messages.cgroups_v1 import Metrics
+from pysandbox.shim.messages.process import Status
+from pysandbox.shim.messages.runc import ProcessDetails
+from pysandbox.shim.messages.task_v3 import Task as TaskV3
+from pysandbox.shim.metrics import unified
+from pysandbox.ttrpc.errors import Code, RpcError
+from pysandbox.ttrpc.messages.wellknown import Any as AnyMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from integration.shim.conftest import Shim
+
+    Make = Callable[[Path], Shim]
+
+
+def _read_all(path: str) -> tuple[threading.Thread, list[bytes]]:
+    """Read a FIFO to its end, as a client does."""
+    pieces: list[bytes] = []
+
+    def read() -> None:
+        with open(path, "rb") as file:
+            pieces.append(file.read())
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    return thread, pieces
+
+
+def _refused(call: Callable[[], Any], text: str) -> int:
+    with pytest.raises(RpcError, match=text) as raised:
+        call()
+    return raised.value.code
+
+
+def test_start_prints_the_address_and_nothing_else(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["true"]))
+
+    assert shim.started.returncode == 0
+    assert shim.started.stderr == b""
+    assert shim.started.stdout == (shim.bundle / "address").read_bytes()
+    assert shim.command("start").stdout == shim.started.stdout  # it is there already
+
+
+def test_a_life(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["sh", "-c", "read line; echo out $line; echo err >&2; exit 7"]))
+    streams = {name: shim.fifo(name) for name in ("stdin", "stdout", "stderr")}
+    readers = [_read_all(streams[name]) for name in ("stdout", "stderr")]
+    pid = shim.create(**streams)
+    assert shim.state().status == Status.CREATED
+    assert shim.start() == pid
+    assert shim.state().status == Status.RUNNING
+    Path(streams["stdin"]).write_bytes(b"line\n")
+
+    assert shim.wait() == 7
+    for thread, _ in readers:
+        thread.join(5)
+    assert [pieces for _, pieces in readers] == [[b"out line\n"], [b"err\n"]]
+    state = shim.state()
+    assert (state.status, state.exit_status, state.pid, state.bundle) == (Status.STOPPED, 7, pid, str(shim.bundle))
+    deleted = shim.delete()
+    assert (deleted.pid, deleted.exit_status) == (pid, 7)
+    eventually(lambda: len(shim.sink.events) == 4)
+    assert shim.sink.topics() == ["create", "start", "exit", "delete"]
+    ended = events.TaskExit.decode(shim.sink.events[2][1].value)
+    assert (ended.container_id, ended.id, ended.pid, ended.exit_status) == (shim.id, shim.id, pid, 7)
+    shim.call("Shutdown", messages.ShutdownRequest(id=shim.id))
+    eventually(lambda: not shim.alive(), 3)
+    assert not Path(shim.started.stdout.decode().removeprefix("unix://")).exists()
+
+
+def test_execs_are_told_of_before_init(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["sleep", "100"]))
+    shim.create()
+    shim.start()
+    stdout = shim.fifo("stdout")
+    reader, text = _read_all(stdout)
+    shim.exec("one", "sh", "-c", "echo hello; exit 3", stdout=stdout)
+    shim.exec("two", "sleep", "100")
+    pid = shim.start("one")
+    assert shim.wait("one") == 3
+    reader.join(5)
+    assert text == [b"hello\n"]
+    second = shim.start("two")
+    listed = shim.call("Pids", messages.PidsRequest(id=shim.id)).processes
+    named = {each.pid: ProcessDetails.decode(each.info.value).exec_id for each in listed if each.info}
+    assert named == {second: "two"}
+    assert shim.delete("one").pid == pid
+    shim.kill()
+
+    assert shim.wait() == 137
+    assert shim.state("two").exit_status == 137
+    eventually(lambda: shim.sink.topics()[-1] == "exit" and shim.sink.topics().count("exit") == 3)
+    assert shim.sink.topics() == [
+        "create", "start", "exec-added", "exec-added", "exec-started", "exit", "exec-started", "exit", "exit",
+    ]  # fmt: skip
+    assert [events.TaskExit.decode(event.value).id for topic, event in shim.sink.events if topic == "exit"] == [
+        "one",
+        "two",
+        shim.id,
+    ]
+    assert _refused(lambda: shim.exec("three", "true"), "is not running") == Code.FAILED_PRECONDITION
+    shim.delete()
+
+
+def test_a_program_that_ends_at_once_is_told_of_after_its_start(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["sleep", "100"]))
+    shim.create()
+    shim.start()
+    for number in range(20):
+        shim.exec(f"e{number}", "true")
+        shim.start(f"e{number}")
+    eventually(lambda: shim.sink.topics().count("exit") == 20)
+    seen: dict[str, list[str]] = {}
+    for topic, event in shim.sink.events[2:]:
+        if topic == "exit":
+            seen.setdefault(events.TaskExit.decode(event.value).id, []).append(topic)
+        elif topic == "exec-started":
+            seen.setdefault(events.TaskExecStarted.decode(event.value).exec_id, []).append(topic)
+
+    assert seen == {f"e{number}": ["exec-started", "exit"] for number in range(20)}
+
+
+def test_what_is_wrong_gets_the_right_code(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["sleep", "100"]))
+
+    assert _refused(shim.state, "container web: not found") == Code.NOT_FOUND
+    assert _refused(shim.start, "not found") == Code.NOT_FOUND
+    shim.create()
+    assert _refused(shim.create, "exists already") == Code.ALREADY_EXISTS
+    shim.start()
+    assert _refused(shim.start, "started already") == Code.FAILED_PRECONDITION
+    assert _refused(shim.delete, "still running") == Code.FAILED_PRECONDITION
+    assert _refused(lambda: shim.state("none"), "process none of container web") == Code.NOT_FOUND
+    shim.exec("one", "sleep", "1")
+    assert _refused(lambda: shim.exec("one", "true"), "exists already") == Code.ALREADY_EXISTS
+    assert _refused(lambda: shim.exec("two"), "args") == Code.INVALID_ARGUMENT
+    assert _refused(lambda: shim.kill(exec_id="one"), "not been started") == Code.FAILED_PRECONDITION
+    assert (
+        _refused(lambda: shim.call("Checkpoint", messages.CheckpointTaskRequest(id=shim.id)), "Checkpoint")
+        == Code.UNIMPLEMENTED
+    )
+    shim.kill()
+    shim.wait()
+    assert _refused(shim.kill, "process already finished") == Code.NOT_FOUND
+    assert shim.client.call(TaskV3, "State", messages.StateRequest(id=shim.id)).status == Status.STOPPED
+    shim.delete()
+
+
+def test_a_container_that_cannot_be_made_leaves_nothing(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["nosuchprogram"]))
+    stdout = shim.fifo("stdout")
+    before = set(os.listdir(f"/proc/{shim.pid}/fd"))
+
+    with pytest.raises(RpcError, match="nosuchprogram"):
+        shim.create(stdout=stdout)
+    assert set(os.listdir(f"/proc/{shim.pid}/fd")) == before
+    assert shim.sink.events == []
+    assert os.listdir(f"/run/pysandbox-containerd/{shim.namespace}") == []
+
+
+def test_a_created_container_can_be_deleted(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["sleep", "100"]))
+    pid = shim.create()
+
+    deleted = shim.delete()
+
+    assert (deleted.pid, deleted.exit_status) == (pid, 137)
+    eventually(lambda: shim.sink.topics() == ["create", "exit", "delete"])
+
+
+def test_waiting_outlives_the_client_and_blocks_nobody(make_shim: Make, make_bundle: Any) -> None:
+    from pysandbox.ttrpc.client import Client
+
+    shim = make_shim(make_bundle(["sleep", "100"]))
+    shim.create()
+    shim.start()
+    threads = len(os.listdir(f"/proc/{shim.pid}/task"))
+    waits = [shim.client.begin(messages.Task, "Wait", messages.WaitRequest(id=shim.id)) for _ in range(300)]
+    other = Client.connect(shim.started.stdout.decode().removeprefix("unix://"))
+    other.begin(messages.Task, "Wait", messages.WaitRequest(id=shim.id))
+    other.close()
+
+    assert shim.state().status == Status.RUNNING
+    assert len(os.listdir(f"/proc/{shim.pid}/task")) <= threads + 66
+    shim.kill(signal.SIGKILL)
+    assert {wait.result().exit_status for wait in waits} == {137}
+    shim.delete()
+
+
+def test_pause_update_stats(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["sleep", "100"]))
+    shim.create()
+    shim.start()
+    shim.call("Pause", messages.PauseRequest(id=shim.id))
+    assert shim.state().status == Status.PAUSED
+    shim.call("Resume", messages.ResumeRequest(id=shim.id))
+    resources = AnyMessage(
+        type_url="types.containerd.io/opencontainers/runtime-spec/1/LinuxResources",
+        value=json.dumps({"pids": {"limit": 77}}).encode(),
+    )
+    shim.call("Update", messages.UpdateTaskRequest(id=shim.id, resources=resources))
+    stats = shim.call("Stats", messages.StatsRequest(id=shim.id)).stats
+
+    assert stats.type_url == f"io.containerd.cgroups.v{2 if unified() else 1}.Metrics"
+    if not unified():
+        decoded = Metrics.decode(stats.value)
+        assert decoded.pids is not None
+        assert (decoded.pids.current, decoded.pids.limit) == (1, 77)
+    assert shim.sink.topics()[2:] == ["paused", "resumed"]
+    shim.kill()
+    shim.wait()
+    shim.delete()
+
+
+def test_a_terminal(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["sh", "-c", "read line; stty size; echo got $line"], terminal=True))
+    stdin, stdout = shim.fifo("stdin"), shim.fifo("stdout")
+    reader, text = _read_all(stdout)
+    shim.create(stdin=stdin, stdout=stdout, terminal=True)
+    shim.call("ResizePty", messages.ResizePtyRequest(id=shim.id, width=90, height=33))
+    shim.start()
+    Path(stdin).write_bytes(b"typed\n")
+
+    assert shim.wait() == 0
+    shim.delete()
+    reader.join(5)
+    assert text[0].endswith(b"got typed\r\n")
+
+
+def test_input_ends_by_close_io(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["cat"]))
+    stdin, stdout = shim.fifo("stdin"), shim.fifo("stdout")
+    reader, _ = _read_all(stdout)
+    shim.create(stdin=stdin, stdout=stdout)
+    shim.start()
+    time.sleep(0.1)
+    assert shim.state().status == Status.RUNNING  # no client yet: no end either
+    shim.call("CloseIO", messages.CloseIORequest(id=shim.id, stdin=True))
+
+    assert shim.wait() == 0
+    reader.join(5)
+    shim.delete()
+
+
+def test_output_is_not_lost_when_the_shim_is_killed_and_delete_cleans_up(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["sh", "-c", "while :; do echo tick; sleep 0.05; done"]))
+    stdout = shim.fifo("stdout")
+    client = os.open(stdout, os.O_RDONLY | os.O_NONBLOCK)
+    pid = shim.create(stdout=stdout)
+    shim.start()
+    os.kill(shim.pid, signal.SIGKILL)
+    eventually(lambda: not shim.alive())
+    time.sleep(0.2)
+
+    assert os.read(client, 65536).startswith(b"tick\n")
+    done = shim.command("delete", "-bundle", str(shim.bundle))
+    response = messages.DeleteResponse.decode(done.stdout)
+    assert (done.returncode, response.pid, response.exit_status) == (0, pid, 137)
+    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
+    assert not Path(shim.started.stdout.decode().removeprefix("unix://")).exists()
+    assert messages.DeleteResponse.decode(shim.command("delete").stdout).exit_status == 137  # any number of times
+    os.close(client)
+
+
+def test_a_pod_shares_one_shim(make_shim: Make, make_bundle: Any) -> None:
+    def grouped(spec: dict[str, Any]) -> None:
+        spec.setdefault("annotations", {})["io.kubernetes.cri.sandbox-id"] = "pod"
+
+    shim = make_shim(make_bundle(["sleep", "100"], grouped))
+    first, bundle = shim.id, shim.bundle
+    pid = shim.create()
+    shim.start()
+    shim.id, shim.bundle = "second", make_bundle(["sleep", "100"], grouped)
+    assert shim.command("start").stdout == shim.started.stdout
+    assert shim.create() != pid
+    shim.start()
+    shim.call("Shutdown", messages.ShutdownRequest(id=shim.id))
+    assert shim.alive()  # containers remain
+    for name in (shim.id, first):
+        shim.id = name
+        shim.kill()
+        shim.wait()
+        shim.delete()
+    shim.bundle = bundle
+
+
+def test_many_execs_at_a_time(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["sleep", "100"]))
+    shim.create()
+    shim.start()
+    before = len(os.listdir(f"/proc/{shim.pid}/fd"))
+    for number in range(40):
+        shim.exec(f"e{number}", "sh", "-c", f"exit {number}")
+    starts = [
+        shim.client.begin(messages.Task, "Start", messages.StartRequest(id=shim.id, exec_id=f"e{number}"))
+        for number in range(40)
+    ]
+    waits = [
+        shim.client.begin(messages.Task, "Wait", messages.WaitRequest(id=shim.id, exec_id=f"e{number}"))
+        for number in range(40)
+    ]
+
+    assert all(start.result().pid for start in starts)
+    assert [wait.result().exit_status for wait in waits] == list(range(40))
+    for number in range(40):
+        shim.delete(f"e{number}")
+    eventually(lambda: len(os.listdir(f"/proc/{shim.pid}/fd")) <= before)
+    shim.kill()
+    shim.wait()
+    shim.delete()
