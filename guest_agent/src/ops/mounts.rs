@@ -310,7 +310,7 @@ pub fn mount_filesystem(executor: &mut Executor, operation: &Operation) -> Outco
     let path = destination.as_str();
     let links = Links::of(*follow);
     let root = executor.slots.get("root")?;
-    let existed = paths::resolve(root, path, links).is_ok();
+    let keep_mode = *keep_mode && paths::resolve(root, path, links).is_ok();
     let target = paths::resolve_or_make(root, path, links, Make::Directory, 0o755)
         .map_err(|failure| not_through_links(failure, links))?;
     let target = target.as_fd();
@@ -334,7 +334,7 @@ pub fn mount_filesystem(executor: &mut Executor, operation: &Operation) -> Outco
         attributes: *attributes,
         copy_up: *copy_up,
     };
-    let mount = make_filesystem(&filesystem, target, *keep_mode && existed)?;
+    let mount = make_filesystem(&filesystem, target, keep_mode)?;
     apply(mount.as_fd(), &attr, path)?;
     sys::move_mount(mount.as_fd(), target).at("move_mount", path)
 }
