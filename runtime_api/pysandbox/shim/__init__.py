@@ -1,1 +1,1 @@
-"""The shim: what containerd starts and talks to for every container or pod. docs/containerd.md tells how."""
+"""The shim: what containerd starts and talks to for every container or pod."""

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 VERSION = "2"
 #: Seconds for a terminal's last words to be copied before `Delete` closes it, as containerd's runc shim has it.
 DRAIN_LIMIT = 10.0
-#: Seconds for execs to end after init has, and for a created init to end when it is deleted.
+#: Seconds for a created init to end when it is deleted.
 END_LIMIT = 10.0
 #: Threads that tell of exits: as many as containers can end in the same moment without waiting for each other.
 EXIT_THREADS = 16
@@ -134,20 +134,33 @@ class TaskService:
             raise
         with task.changed:
             task.container = container
-            self._began(task, task.init, container.init.pid, container.init.console)
+            try:
+                self._began(task, task.init, container.init.pid, container.init.console)
+            except BaseException:
+                lifecycle.delete(runtime, task.id, force=True)
+                raise
             self._tasks[task.id] = task
             self._publisher.publish("create", _created(request, task.init.pid))
         Thread(target=self._watch_memory, args=(task,), name="oom", daemon=True).start()
         return task
 
     def _began(self, task: Task, process: Process, pid: int, console: int | None) -> None:
-        process.began(pid)
-        assert process.streams is not None
-        process.streams.started(console)
-        if (watch := process.streams.take_input_watch()) is not None:
-            self._reaper.when_readable(watch, process.streams.close_stdin)
-        # Whoever tells of the end needs the task's lock, which we hold.
-        self._reaper.watch(pid, lambda code, now: self._end_soon(task, process, code, now))
+        """Follow a new process. If that cannot be, for want of descriptors, end it."""
+        streams = process.streams
+        assert streams is not None
+        try:
+            process.began(pid)
+            streams.started(console)
+            if (watch := streams.take_input_watch()) is not None:
+                self._reaper.when_readable(watch, streams.close_stdin)
+            # Whoever tells of the end needs the task's lock, which we hold.
+            self._reaper.watch(pid, lambda code, now: self._end_soon(task, process, code, now))
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)  # a child that nobody has reaped: no other has its pid
+            os.waitpid(pid, 0)
+            streams.close()
+            process.close()
+            raise
 
     def _chosen(self, options: AnyMessage | None) -> tuple[lifecycle.Runtime, Options]:
         """Return the settings that runtime options ask for. Those of another kind are none of ours."""
@@ -200,8 +213,8 @@ class TaskService:
         except BaseException:
             streams.close()
             raise
-        process.status = RUNNING
         self._began(task, process, started.pid, started.console)
+        process.status = RUNNING
         self._publisher.publish(
             "exec-started", events.TaskExecStarted(container_id=task.id, exec_id=process.exec_id, pid=process.pid)
         )
@@ -224,22 +237,28 @@ class TaskService:
         """Tell of a process's end; of init's when all others have been told of."""
         with task.changed:
             if process is task.init:
+                task.init_end = (code, now)
                 self._end_others(task)
-            process.status, process.code, process.exited_at = STOPPED, code, now
-            if process.streams is not None and not process.names.terminal:
-                process.streams.close()
-            waiters, process.waiters = process.waiters, []
-            self._publisher.publish("exit", _exited(task, process))
-            task.changed.notify_all()
+            else:
+                self._tell_end(task, process, code, now)
+            if task.init_end is not None and task.init.status != STOPPED and not task.execs_run():
+                self._tell_end(task, task.init, *task.init_end)
+
+    def _tell_end(self, task: Task, process: Process, code: int, now: float) -> None:
+        process.status, process.code, process.exited_at = STOPPED, code, now
+        if process.streams is not None and not process.names.terminal:
+            process.streams.close()
+        self._publisher.publish("exit", _exited(task, process))
+        task.changed.notify_all()
+        waiters, process.waiters = process.waiters, []
         for call in waiters:
             call.answer(_waited(process))
 
     def _end_others(self, task: Task) -> None:
-        """End what the kernel does not end with init, and wait for all execs to have been told of."""
+        """End what the kernel does not end with init."""
         if task.shares_pids():
             with contextlib.suppress(SandboxError, OSError):
                 lifecycle.kill(task.runtime, task.id, signal.SIGKILL, everyone=True)
-        task.changed.wait_for(lambda: all(each.status != RUNNING for each in task.execs.values()), END_LIMIT)
 
     def Wait(self, request: messages.WaitRequest, call: Call) -> messages.WaitResponse | None:
         """Answer when the process has ended, at once if it has."""

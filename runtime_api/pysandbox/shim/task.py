@@ -59,6 +59,7 @@ class Task:
         self.container: Container | None = None
         self.paused = False
         self.execs: dict[str, Process] = {}
+        self.init_end: tuple[int, float] | None = None  # until all execs have been told of
         self.changed = Condition(RLock())
 
     def process(self, exec_id: str) -> Process:
@@ -84,6 +85,10 @@ class Task:
         """Raise FailedPrecondition when init has ended: nothing can begin any more."""
         if self.init.status == STOPPED:
             raise FailedPrecondition(f"container {self.id} is not running")
+
+    def execs_run(self) -> bool:
+        """Say whether an exec has not been told of yet."""
+        return any(each.status == RUNNING for each in self.execs.values())
 
     def shares_pids(self) -> bool:
         """Say whether the container has no pid namespace of its own, so that the end of init ends nothing else."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,7 @@ def ctr(containerd_daemon: Containerd, layer: Path, tmp_path: Path, shim_program
     containerd_daemon.ok("image", "import", str(archive))
     yield Ctr(containerd_daemon, shim_program)
     containerd_daemon.remove_containers()
+    shutil.rmtree(f"/run/pysandbox-containerd/{containerd_daemon.namespace}", ignore_errors=True)
 
 
 def test_run(ctr: Ctr) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import threading
 import time
@@ -325,4 +326,46 @@ def test_many_execs_at_a_time(make_shim: Make, make_bundle: Any) -> None:
     eventually(lambda: len(os.listdir(f"/proc/{shim.pid}/fd")) <= before)
     shim.kill()
     shim.wait()
+    shim.delete()
+
+
+def test_a_process_that_cannot_be_followed_is_ended(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["sleep", "100"]))
+    shim.create()
+    shim.start()
+    shim.exec("one", "sleep", "100")
+    held = len(os.listdir(f"/proc/{shim.pid}/fd"))
+    refused = 0
+    for spare in range(1, 40):  # somewhere on its way it finds no descriptor
+        resource.prlimit(shim.pid, resource.RLIMIT_NOFILE, (held + spare, 4096))
+        try:
+            shim.start("one")
+            break
+        except RpcError:
+            refused += 1
+    resource.prlimit(shim.pid, resource.RLIMIT_NOFILE, (1024, 4096))
+
+    assert refused > 3
+    shim.kill()
+    assert shim.wait() == 137
+    eventually(lambda: shim.sink.topics().count("exit") == shim.sink.topics().count("exec-started") + 1)
+    shim.delete()
+
+
+def test_where_the_host_has_the_pids_execs_end_with_init_and_before_it(make_shim: Make, make_bundle: Any) -> None:
+    def shared(spec: dict[str, Any]) -> None:
+        spec["linux"]["namespaces"] = [each for each in spec["linux"]["namespaces"] if each["type"] != "pid"]
+
+    shim = make_shim(make_bundle(["sleep", "0.5"], shared))
+    shim.create()
+    shim.start()
+    for number in range(5):
+        shim.exec(f"e{number}", "sleep", "100")
+        shim.start(f"e{number}")
+
+    assert shim.wait() == 0
+    eventually(lambda: shim.sink.topics().count("exit") == 6)
+    ended = [events.TaskExit.decode(event.value) for topic, event in shim.sink.events if topic == "exit"]
+    assert sorted(each.id for each in ended[:5]) == [f"e{number}" for number in range(5)]
+    assert [each.exit_status for each in ended] == [137] * 5 + [0]
     shim.delete()
