@@ -1,6 +1,9 @@
 """Waits for the ends of all processes of a shim, and of their input: one thread, one descriptor for each.
 
 Every exit status is taken here and nowhere else, by pidfd, so that no reused pid is mistaken for it.
+
+Orphans of a container without a pid namespace become children of the shim. They are not waited for one by one: who has
+been a zombie at two looks, two seconds apart, and is nobody's, is reaped. What `lifecycle` starts it reaps at once.
 """
 
 from __future__ import annotations
@@ -19,23 +22,39 @@ if TYPE_CHECKING:
     Ended = Callable[[int, float], None]
 
 
+#: Seconds between two looks for orphans.
+ORPHAN_PAUSE = 2.0
+
+
 class Reaper:
     """Tells of each process's end once."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._watched: dict[int, Callable[[], None]] = {}
+        self._pids: set[int] = set()
+        self._adopts = False
+        self._zombies: set[int] = set()
+        self._looked = 0.0
         self._poll = select.epoll()
         Thread(target=self._run, name="reaper", daemon=True).start()
 
     def watch(self, pid: int, ended: Ended) -> None:
         """Have it called when a child ends, by the reaper's thread: it must not block. Raises OSError."""
         pidfd = os.pidfd_open(pid)
+        self._pids.add(pid)
 
         def take() -> None:
-            ended(_take(pidfd), time.time())
+            code = _take(pidfd)
+            self._pids.discard(pid)
+            ended(code, time.time())
 
         self.when_readable(pidfd, take)
+
+    def adopt(self) -> None:
+        """Reap orphans from now on."""
+        self._adopts = True
+        self.when_readable(os.eventfd(1, os.EFD_CLOEXEC), self._reap_orphans)  # it is readable: this wakes the thread
 
     def when_readable(self, descriptor: int, act: Callable[[], None]) -> None:
         """Call it once, when there is something to read, and close the descriptor."""
@@ -45,13 +64,40 @@ class Reaper:
 
     def _run(self) -> None:
         while True:
-            for descriptor, _ in self._poll.poll():
+            if self._adopts and time.monotonic() - self._looked >= ORPHAN_PAUSE:
+                self._reap_orphans()
+            for descriptor, _ in self._poll.poll(ORPHAN_PAUSE if self._adopts else None):
                 with self._lock:
                     act = self._watched.pop(descriptor, None)
                 if act is not None:
                     self._poll.unregister(descriptor)
                     act()
                     os.close(descriptor)
+
+    def _reap_orphans(self) -> None:
+        """Reap who was a zombie at the last look already, and whose end nobody waits for."""
+        before, self._zombies = self._zombies, {pid for pid in _children() - self._pids if _is_zombie(pid)}
+        self._looked = time.monotonic()
+        for pid in self._zombies & before:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def _children() -> set[int]:
+    """Return the pids of this process's children: /proc/PID/task/TID/children of proc(5)."""
+    pids: set[int] = set()
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children", "rb") as file:
+            pids |= set(map(int, file.read().split()))
+    return pids
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] == b"Z"
+    except OSError:
+        return False
 
 
 def _take(pidfd: int) -> int:

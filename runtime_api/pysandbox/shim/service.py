@@ -140,6 +140,8 @@ class TaskService:
                 lifecycle.delete(runtime, task.id, force=True)
                 raise
             self._tasks[task.id] = task
+            if task.shares_pids():
+                self._reaper.adopt()
             self._publisher.publish("create", _created(request, task.init.pid))
         Thread(target=self._watch_memory, args=(task,), name="oom", daemon=True).start()
         return task

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from daemon import image
-from daemon.process import running
+from daemon.containerd import Containerd
+from daemon.process import Daemon, running
 from integration.shim.conftest import eventually
 
 if TYPE_CHECKING:
@@ -83,3 +86,48 @@ def test_containerd_cleans_up_after_a_killed_shim(ctr: Ctr) -> None:
 
     eventually(lambda: not running(pid), 5)
     eventually(lambda: "web" not in ctr.containerd.ok("task", "list"), 5)
+
+
+@pytest.fixture
+def own_containerd(layer: Path, tmp_path: Path, shim_program: Path) -> Iterator[Ctr]:
+    """A containerd that the test may kill."""
+    directory = Path(tempfile.mkdtemp(prefix="psb-"))
+    directory.chmod(0o711)
+    containerd = Containerd(directory, Path("/usr/bin/false"))
+    archive = tmp_path / "image.tar"
+    image.oci_archive(layer, archive)
+    containerd.ok("image", "import", str(archive))
+    yield Ctr(containerd, shim_program)
+    containerd.close()
+    shutil.rmtree(f"/run/pysandbox-containerd/{containerd.namespace}", ignore_errors=True)
+
+
+def test_tasks_survive_containerd_and_no_exit_is_lost(own_containerd: Ctr) -> None:
+    containerd = own_containerd.containerd
+    names = [f"live{number}" for number in range(4)]
+    for name in names:
+        own_containerd.run(name, "sleep", "100", options=("--detach", "--null-io"))
+    own_containerd.run("ended", "sh", "-c", "sleep 1; exit 5", options=("--detach", "--null-io"))
+    pids = {name: containerd.task(name)[0] for name in (*names, "ended")}
+    containerd.daemon.process.kill()
+    containerd.daemon.process.wait(10)
+    eventually(lambda: not running(pids["ended"]))
+    events = containerd.directory / "events"
+    command = ["containerd", "--config", str(containerd.directory / "config.toml")]
+    containerd.daemon = Daemon(
+        command, containerd.directory / "log", lambda: containerd("version").returncode == 0, os.environ
+    )
+    with (
+        events.open("wb") as output,
+        subprocess.Popen(containerd._ctr(["events"]), stdout=output, stderr=subprocess.DEVNULL) as listening,
+    ):
+        assert {name: containerd.task(name) for name in names} == {name: (pids[name], "RUNNING") for name in names}
+        assert containerd.task("ended") == (pids["ended"], "STOPPED")
+        done = containerd("task", "delete", "ended")
+        assert "exit with non-zero exit code 5" in done.stderr
+        assert containerd.exec("live0", "sh", "-c", "exit 4").returncode == 4
+        for name in names:
+            containerd.ok("task", "kill", "--signal", "KILL", name)
+        eventually(lambda: [containerd.task(name)[1] for name in names] == ["STOPPED"] * 4)
+        eventually(lambda: all(f'"id":"{name}"' in events.read_text() for name in names))
+        listening.terminate()

@@ -369,3 +369,34 @@ def test_where_the_host_has_the_pids_execs_end_with_init_and_before_it(make_shim
     assert sorted(each.id for each in ended[:5]) == [f"e{number}" for number in range(5)]
     assert [each.exit_status for each in ended] == [137] * 5 + [0]
     shim.delete()
+
+
+def _zombies(pid: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            except OSError:
+                continue
+            if state == "Z" and int(parent) == pid:
+                found.append(int(entry.name))
+    return found
+
+
+def test_orphans_that_the_shim_inherits_are_reaped(make_shim: Make, make_bundle: Any) -> None:
+    def shared(spec: dict[str, Any]) -> None:
+        spec["linux"]["namespaces"] = [each for each in spec["linux"]["namespaces"] if each["type"] != "pid"]
+
+    shim = make_shim(make_bundle(["sh", "-c", "for n in 1 2 3; do (sleep 0.3 &); done; exec sleep 100"], shared))
+    shim.create()
+    shim.start()
+    eventually(lambda: len(_zombies(shim.pid)) == 3)
+    eventually(lambda: _zombies(shim.pid) == [])
+    shim.exec("one", "sh", "-c", "exit 6")
+    shim.start("one")
+
+    assert shim.wait("one") == 6
+    shim.kill()
+    assert shim.wait() == 137
+    shim.delete()
