@@ -57,10 +57,10 @@ impl Conversation {
         let Request { frame, inherited } = request;
         let server = sys::peer_pidfd(connection.descriptor())?;
         let proof = sys::pidfd_getfd(server.as_fd(), PROOF)?;
-        let own = [far.as_fd(), cwd.as_fd(), proof.as_fd()].map(|fd| fd.as_raw_fd());
-        let mut sent = vec![claim.number()];
-        sent.extend(own);
-        sent.extend(&inherited);
+        // Not those of our caller: a spare fetches them. In the queue of a server that does not answer they would stay
+        // open, and whoever reads what we write would wait for its end in vain.
+        let sent = [far.as_fd(), cwd.as_fd(), proof.as_fd()].map(|fd| fd.as_raw_fd());
+        let sent = [&[claim.number()], sent.as_slice()].concat();
         match connection.send(frame, &sent, began + BEGIN) {
             // Whatever the spare has of it: the claim decides.
             Err(_) if claim.take() => return Err(Errno(libc::EPIPE)),

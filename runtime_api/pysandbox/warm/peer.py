@@ -12,6 +12,7 @@ not show, proof.py has the kernel say.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 
@@ -21,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
 
+#: What a spare holds itself has numbers from here on; a caller's descriptors have their own numbers below.
+OUR_DESCRIPTORS = 512
 #: asm-generic/socket.h, newer than Python 3.11's constants.
 SO_PEERPIDFD = 77
 SO_PEERCRED = 17
@@ -31,8 +34,8 @@ JOINED = {"mnt": 0x00020000, "net": 0x40000000, "uts": 0x04000000, "ipc": 0x0800
 SHARED = ("user", "pid", "time")
 #: Lines of /proc/PID/status (proc(5)) that must be the server's own.
 POWERS = (b"Uid", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb", b"NoNewPrivs", b"Seccomp", b"Threads")
-#: Those of them that are sets of bits, in hexadecimal.
-SETS = (b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb")
+#: Those of them that are capabilities one has, and those that are handed on to programs: bits, in hexadecimal.
+HELD, HANDED_ON = (b"CapPrm", b"CapEff", b"CapBnd"), (b"CapInh", b"CapAmb")
 
 
 class Refused(Exception):
@@ -136,10 +139,12 @@ def has_more(caller: Standing, own: Standing) -> bool:
     Such a server was started by somebody confined, and would send everybody else cold for as long as it lives.
     """
     its, ours = caller.powers, own.powers
-    if any(int(ours[name], 16) & ~int(its[name], 16) for name in SETS):
+    if any(its[name] != ours[name] for name in (b"Uid", b"Seccomp", b"Threads")):
         return False
-    others = (b"Uid", b"Seccomp", b"Threads")
-    return all(its[name] == ours[name] for name in others) and its[b"NoNewPrivs"] <= ours[b"NoNewPrivs"]
+    lacks = any(int(ours[name], 16) & ~int(its[name], 16) for name in HELD) or its[b"NoNewPrivs"] > ours[b"NoNewPrivs"]
+    has = any(int(its[name], 16) & ~int(ours[name], 16) for name in HELD) or its[b"NoNewPrivs"] < ours[b"NoNewPrivs"]
+    plain = not any(int(its[name], 16) for name in HANDED_ON)
+    return plain and not lacks and (has or any(int(ours[name], 16) for name in HANDED_ON))
 
 
 class Peer:
@@ -150,10 +155,11 @@ class Peer:
         credentials = connection.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
         self.pid = int.from_bytes(credentials[:4], "little", signed=True)
         try:
-            self.pidfd = connection.getsockopt(SOL_SOCKET, SO_PEERPIDFD)
+            pidfd = connection.getsockopt(SOL_SOCKET, SO_PEERPIDFD)
         except OSError as error:
             raise Refused(f"the kernel does not tell the caller's pidfd: {error.strerror}") from error
-        os.set_inheritable(self.pidfd, False)
+        self.pidfd = fcntl.fcntl(pidfd, fcntl.F_DUPFD_CLOEXEC, OUR_DESCRIPTORS)
+        os.close(pidfd)
 
     def standing(self, proc: int) -> Standing:
         """Read what it has: nothing to rely on before `confirm`. Raises Refused."""

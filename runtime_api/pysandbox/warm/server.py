@@ -19,8 +19,9 @@ import time
 from pysandbox.errors import SandboxError, Unavailable
 from pysandbox.warm import peer, place, proof
 from pysandbox.warm.memory import Pages
+from pysandbox.warm.peer import OUR_DESCRIPTORS
 from pysandbox.warm.preload import Files, preload
-from pysandbox.warm.spare import OUR_DESCRIPTORS, Spare
+from pysandbox.warm.spare import Spare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ class Server:
         self._end()
 
     def _may_fork(self) -> bool:
-        """Say whether now is the time: a fork slows down whoever is being served, so it waits while there is a spare."""
+        """Say whether it is time: a fork slows down whoever is being served, so it waits while there is a spare."""
         return not self._idle or not self._busy or time.monotonic() - self._last >= DEFERRED
 
     def _hear(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _signal
 import _socket
 import contextlib
+import ctypes
 import fcntl
 import os
 import resource
@@ -21,7 +22,7 @@ from pysandbox import caller
 from pysandbox.caller import Cold
 from pysandbox.warm import peer, proof, wire
 from pysandbox.warm.launcher import Launcher
-from pysandbox.warm.peer import Peer, Refused, Stale, Standing
+from pysandbox.warm.peer import OUR_DESCRIPTORS, Peer, Refused, Stale, Standing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
 
 #: Seconds for a launcher to say what it wants: it connects with the request ready.
 REQUEST_LIMIT = 1.0
-#: What we hold ourselves has numbers from here on; a caller's descriptors have their own numbers below.
-OUR_DESCRIPTORS = 512
+#: pidfd_getfd(2), newer than the C library of Debian 12; bound here: a fork should not have to look it up.
+_PIDFD_GETFD = 438
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_uint)
 #: linux/fcntl.h, newer than Python's fcntl module.
 _F_SETSIG = 10
 #: asm-generic/resource.h.
@@ -42,7 +45,11 @@ _RLIM_NLIMITS = 16
 
 
 class Request:
-    """What a launcher asks for, and the descriptors that came with it, moved out of the way of the caller's numbers."""
+    """What a launcher asks for, and the descriptors that came with it, moved out of the way of the caller's numbers.
+
+    Those that its caller left open do not come with it: `descriptors` are their numbers. What is sent stays open in the
+    queue of a server that does not answer, and whoever reads what the command writes would wait for its end in vain.
+    """
 
     def __init__(self, connection: _socket.socket) -> None:
         """Receive it. Raises Refused for what is no request."""
@@ -55,18 +62,19 @@ class Request:
         try:
             self.program = str(message["program"])
             self.args = [str(word) for word in message["args"]]
-            self.environment = dict(entry.split("=", 1) for entry in map(str, message["env"]) if "=" in entry)
+            self.environment = dict(entry.split("=", 1) for entry in message["env"] if "=" in entry)
             self.umask = int(message["umask"])
             self.ignored = _signals(message["ignored"])
             self.blocked = _signals(message["blocked"])
             self.securebits = int(message["securebits"])
-            numbers = [int(number) for number in message["descriptors"]]
-            self.claim, self.life, self.directory, self.proof, *theirs = held
-            self.descriptors = dict(zip(numbers, theirs, strict=True))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            self.descriptors = frozenset(int(number) for number in message["descriptors"])
+            self.claim, self.life, self.directory, self.proof = held
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise Refused(f"a request not understood: {error!r}") from error
-        if any(not 0 <= number < OUR_DESCRIPTORS for number in numbers):
+        if any(not 0 <= number < OUR_DESCRIPTORS for number in self.descriptors):
             raise Refused(f"a descriptor numbered above {OUR_DESCRIPTORS - 1} cannot be taken over")
+        if not {0, 1, 2} <= self.descriptors:
+            raise Refused("it has closed one of its descriptors 0 to 2")
 
 
 def _move(descriptor: int) -> int:
@@ -98,7 +106,7 @@ def take_place(request: Request, their: Standing, own: Standing, who: Peer, proc
         os.setresgid(*their.gids[:3])
     if their.oom_score_adj != own.oom_score_adj:
         _write(proc, "self/oom_score_adj", their.oom_score_adj)
-    _take_descriptors(request.descriptors)
+    _take_descriptors(who.pidfd, request.descriptors)
     if their.limits != own.limits:
         _take_limits(who.pid)
     os.environ.clear()
@@ -132,15 +140,16 @@ def _write(proc: int, name: str, text: bytes) -> None:
         file.write(text)
 
 
-def _take_descriptors(given: dict[int, int]) -> None:
-    """Put the caller's descriptors at their numbers; what it had closed of 0 to 2 is closed here as well."""
-    for number in range(3):
-        if number not in given:
-            with contextlib.suppress(OSError):
-                os.close(number)
-    for number, descriptor in given.items():
-        os.dup2(descriptor, number, inheritable=False)
-        os.close(descriptor)
+def _take_descriptors(caller: int, numbers: frozenset[int]) -> None:
+    """Copy descriptors out of the caller, which is asking us and so keeps them, and put them at their numbers here."""
+    for number in numbers:
+        copy = _syscall(_PIDFD_GETFD, caller, number, 0)
+        if copy < 0:
+            errno = ctypes.get_errno()
+            raise OSError(errno, f"descriptor {number}: {os.strerror(errno)}")
+        if copy != number:
+            os.dup2(copy, number, inheritable=False)
+            os.close(copy)
 
 
 # -- serving -----------------------------------------------------------------------------------------------------------
@@ -195,7 +204,7 @@ class Spare:
         self._tell("served", "")
         self._leave_server()
         self.served = True
-        return _serve(Launcher(connection, who.pid, frozenset(request.descriptors)), life, request, command)
+        return _serve(Launcher(connection, who.pid, request.descriptors), life, request, command)
 
     def _accept(self) -> _socket.socket | None:
         """Wait for a caller; None when the server has gone, or wants us to."""

@@ -21,7 +21,9 @@ import pytest
 from precondition import requires
 from runtime import children, eventually
 
+from pysandbox.linux import pidfd_getfd
 from pysandbox.warm import proof
+from pysandbox.warm.peer import SO_PEERPIDFD
 from pysandbox.warm.wire import Closed, receive, send
 
 if TYPE_CHECKING:
@@ -84,10 +86,12 @@ class Conversation:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.received: list[int] = []
-        self.request, (self.claim, self.life, self.cwd, self.proof, *given) = self.hear()
+        self.request, (self.claim, self.life, self.cwd, self.proof) = self.hear()
+        given = _taken(connection, self.request["descriptors"])
         # What the caller gave; kept open, its pipes would not end with the launcher.
         self.given = [os.fstat(descriptor) for descriptor in given]
-        self._close(given)
+        for descriptor in given:
+            os.close(descriptor)
         connection.settimeout(10)
 
     def hear(self) -> tuple[dict[str, Any], list[int]]:
@@ -143,6 +147,15 @@ class Conversation:
     def close(self) -> None:
         self.connection.close()
         self._close(self.received.copy())
+
+
+def _taken(connection: socket.socket, numbers: list[int]) -> list[int]:
+    """Copy descriptors out of the process that has connected."""
+    pidfd = connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    try:
+        return [pidfd_getfd(pidfd, number) for number in numbers]
+    finally:
+        os.close(pidfd)
 
 
 class Server:
