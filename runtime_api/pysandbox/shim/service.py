@@ -123,8 +123,8 @@ class TaskService:
     def _create(self, request: messages.CreateTaskRequest) -> Task:
         from pysandbox.oci.bundle import load_bundle
 
-        runtime, options = self._chosen(request.options)
-        names = Names(stdin=request.stdin, stdout=request.stdout, stderr=request.stderr, terminal=request.terminal)
+        runtime, options, owner = self._chosen(request.options)
+        names = _names(request, owner)
         task = Task(request.id, load_bundle(request.bundle), runtime, Process("", names))
         streams = task.init.streams = Streams(names)
         try:
@@ -164,8 +164,8 @@ class TaskService:
             process.close()
             raise
 
-    def _chosen(self, options: AnyMessage | None) -> tuple[lifecycle.Runtime, Options]:
-        """Return the settings that runtime options ask for. Those of another kind are none of ours."""
+    def _chosen(self, options: AnyMessage | None) -> tuple[lifecycle.Runtime, Options, tuple[int, int]]:
+        """Return the settings that runtime options ask for, and the owner of streams. Unknown options are ignored."""
         path, flags = None, RuncOptions()
         try:
             if options is not None and options.type_url == RuntimeOptions.NAME:
@@ -177,12 +177,13 @@ class TaskService:
         except DecodeError as error:
             raise InvalidArgument(f"runtime options: {error}") from error
         runtime = lifecycle.Runtime(store=self._store, warn=self._warn, config=load_config(path))
-        return runtime, Options(
+        chosen = Options(
             systemd_cgroup=flags.systemd_cgroup,
             no_pivot=flags.no_pivot_root,
             no_new_keyring=flags.no_new_keyring,
             warn=self._warn,
         )
+        return runtime, chosen, (flags.io_uid, flags.io_gid)
 
     def Start(self, request: messages.StartRequest, call: Call) -> messages.StartResponse:
         """Let init's program run, or start an exec."""
@@ -224,7 +225,7 @@ class TaskService:
     def Exec(self, request: messages.ExecProcessRequest, call: Call) -> Empty:
         """Remember one more process, which `Start` starts."""
         task = self._task(request.id)
-        names = Names(stdin=request.stdin, stdout=request.stdout, stderr=request.stderr, terminal=request.terminal)
+        names = _names(request, task.init.names.owner)
         with task.changed:
             task.add_exec(Process(request.exec_id, names, _process_spec(request)))
             self._publisher.publish("exec-added", events.TaskExecAdded(container_id=task.id, exec_id=request.exec_id))
@@ -434,6 +435,12 @@ class TaskService:
                     self._publisher.publish("oom", events.TaskOOM(container_id=task.id))
         except (SandboxError, OSError) as error:
             self._warn(f"container {task.id}: no out-of-memory events: {error}")
+
+
+def _names(request: messages.CreateTaskRequest | messages.ExecProcessRequest, owner: tuple[int, int]) -> Names:
+    return Names(
+        stdin=request.stdin, stdout=request.stdout, stderr=request.stderr, terminal=request.terminal, owner=owner
+    )
 
 
 def _forget(process: Process, call: Call) -> None:

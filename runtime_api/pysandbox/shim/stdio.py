@@ -28,12 +28,13 @@ _IN_CLOSE_WRITE = 0x8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
-    """What containerd calls the streams; empty is none."""
+    """What containerd calls the streams; empty is none. `owner`, uid and gid, are to own the FIFOs."""
 
     stdin: str = ""
     stdout: str = ""
     stderr: str = ""
     terminal: bool = False
+    owner: tuple[int, int] = (0, 0)
 
 
 class Streams:
@@ -69,8 +70,11 @@ class Streams:
             descriptor = os.open("/dev/null", mode | os.O_CLOEXEC)
         else:
             kept = self._kept[name] = _keep(where)
+            fifo = stat.S_ISFIFO(os.fstat(kept).st_mode)
+            if fifo and self.names.owner != (0, 0):
+                os.fchown(kept, *self.names.owner)  # or /dev/stdout could not be opened again by who is not root
             # The very file that was checked, opened again: blocking, and one way only.
-            append = os.O_APPEND if stat.S_ISREG(os.fstat(kept).st_mode) else 0
+            append = 0 if fifo else os.O_APPEND
             descriptor = os.open(f"/proc/self/fd/{kept}", mode | append | os.O_CLOEXEC)
         self._handed.append(descriptor)
         return descriptor

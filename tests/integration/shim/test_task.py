@@ -18,7 +18,8 @@ from pysandbox.shim.messages import events
 from pysandbox.shim.messages import task as messages
 from pysandbox.shim.messages.cgroups_v1 import Metrics
 from pysandbox.shim.messages.process import Status
-from pysandbox.shim.messages.runc import ProcessDetails
+from pysandbox.shim.messages.runc import Options, ProcessDetails
+from pysandbox.shim.messages.runtimeoptions import Options as RuntimeOptions
 from pysandbox.shim.messages.task_v3 import Task as TaskV3
 from pysandbox.shim.metrics import unified
 from pysandbox.ttrpc.errors import Code, RpcError
@@ -225,7 +226,7 @@ def test_pause_update_stats(make_shim: Make, make_bundle: Any) -> None:
         decoded = Metrics.decode(stats.value)
         assert decoded.pids is not None
         assert (decoded.pids.current, decoded.pids.limit) == (1, 77)
-    assert shim.sink.topics()[2:] == ["paused", "resumed"]
+    eventually(lambda: shim.sink.topics()[2:] == ["paused", "resumed"])
     shim.kill()
     shim.wait()
     shim.delete()
@@ -399,4 +400,36 @@ def test_orphans_that_the_shim_inherits_are_reaped(make_shim: Make, make_bundle:
     assert shim.wait("one") == 6
     shim.kill()
     assert shim.wait() == 137
+    shim.delete()
+
+
+def test_who_is_not_root_can_open_its_output_again(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["sh", "-c", "echo again >/proc/self/fd/1"], user={"uid": 1000, "gid": 1000}))
+    stdout = shim.fifo("stdout")
+    reader, text = _read_all(stdout)
+    options = Options(io_uid=1000, io_gid=1000)
+    shim.create(stdout=stdout, options=AnyMessage(type_url=Options.NAME, value=options.encode()))
+    shim.start()
+
+    assert shim.wait() == 0
+    reader.join(5)
+    assert text == [b"again\n"]
+    shim.delete()
+
+
+def test_runtime_options_choose_the_settings_and_unknown_ones_are_ignored(
+    make_shim: Make, make_bundle: Any, tmp_path: Path
+) -> None:
+    shim = make_shim(make_bundle(["true"]))
+    settings = tmp_path / "settings.toml"
+    settings.write_text('backend = "nosuchbackend"\n')
+    settings.chmod(0o600)
+    options = RuntimeOptions(config_path=str(settings))
+
+    with pytest.raises(RpcError, match="nosuchbackend"):
+        shim.create(options=AnyMessage(type_url=RuntimeOptions.NAME, value=options.encode()))
+    with pytest.raises(RpcError, match="runtime options: runtimeoptions.v1.Options") as raised:
+        shim.create(options=AnyMessage(type_url=RuntimeOptions.NAME, value=b"\xff"))
+    assert raised.value.code == Code.INVALID_ARGUMENT
+    shim.create(options=AnyMessage(type_url="somebody.else.Options", value=b"\xff"))
     shim.delete()
