@@ -147,11 +147,12 @@ def test_a_stream_is_ended_by_an_empty_or_by_the_last_message(peer: Peer) -> Non
     assert peer.response() == (3, 0, Timestamp(seconds=3).encode())
 
 
-def test_a_stream_of_the_server_ends_with_flags_and_no_response(peer: Peer) -> None:
+def test_a_stream_of_the_server_ends_with_flags_and_no_response(server: Server, peer: Peer) -> None:
     peer.request(1, "Count", Timestamp(seconds=1).encode(), flags=REMOTE_CLOSED)
 
     assert peer.receive() == (1, DATA, 0, b"")
     assert peer.receive() == (1, DATA, REMOTE_CLOSED | NO_DATA, b"")
+    until(lambda: not server._requests)
     peer.frame(1, DATA, 0, b"")
     assert peer.response()[:2] == (1, Code.INVALID_ARGUMENT)
 
