@@ -342,6 +342,9 @@ class Server:
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closing = False
 
+    def __del__(self) -> None:
+        os.close(self._bell)  # not before: a thread in `serve` may be looking at it
+
     def register(self, service: Service, implementation: object) -> None:
         """Offer a service: methods of the object that have the methods' names, as `(message, call) -> answer`.
 

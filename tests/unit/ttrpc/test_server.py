@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import os
 import socket
 import threading
 import time
@@ -303,3 +304,21 @@ def test_threads_that_idle_end(client: Client, monkeypatch: pytest.MonkeyPatch) 
         each.result()
 
     until(lambda: threading.active_count() <= before)
+
+
+def test_a_server_and_its_clients_leave_no_descriptor(echo: Echo) -> None:
+    def once() -> None:
+        server = Server()
+        server.register(ECHO, echo)
+        ours, theirs = socket.socketpair()
+        server.attach(theirs)
+        with Client(ours) as client:
+            client.call(ECHO, "Echo", AnyMessage())
+        server.close()
+
+    once()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        once()
+
+    until(lambda: len(os.listdir("/proc/self/fd")) <= before)
