@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.confine import Caller, call_server
+from harness.confine import call_server
 from harness.installation import Installation, eventually
 
 from pysandbox.warm import proof
@@ -410,3 +410,15 @@ def test_a_stale_socket_is_replaced(alone: Installation) -> None:
     assert alone.call("--version").code == 0
 
     eventually(lambda: alone.call("--version").code == 0 and served(alone), "a server that serves")
+
+
+@pytest.mark.parametrize(
+    "name", ["x\rboom", "x\rstale 1 over", "x\rpages 1 0+ffffffffffff", "x\nserved 1 ", "x" * 9000]
+)
+def test_a_reason_to_refuse_is_no_word_to_the_server(installation: Installation, name: str) -> None:
+    with installation.counted() as count:
+        answers = call_server(installation.socket, [], request={"program": name})
+
+    assert list(answers[0]) == ["cold"]
+    assert (count["served"], len(count["refused"])) == (0, 1)
+    assert len(count["refused"][0]) <= 200

@@ -39,6 +39,8 @@ DEFERRED = 0.05
 BACKLOG = 512
 #: Forks in a row that may end without having been asked for anything.
 FAILURE_LIMIT = 5
+#: Characters of a reason to refuse that are kept: `status` tells them all in one message.
+REASON_LIMIT = 200
 #: Seconds for which no launcher shall try again where no server can be.
 GIVE_UP = 60
 
@@ -173,8 +175,7 @@ class Server:
             poll.register(descriptor, select.POLLIN)
         self._started = self._last = time.monotonic()
         while not self._ending:
-            while len(self._idle) < SPARES and self._may_fork():
-                self._fork()
+            self._fill()
             full = len(self._idle) == SPARES
             patience = max(0.0, self._last + IDLE_LIMIT - time.monotonic()) if full else DEFERRED
             ready = dict(poll.poll(patience * 1000))
@@ -190,12 +191,21 @@ class Server:
                 self._ending = "idle"
         self._end()
 
+    def _fill(self) -> None:
+        """Fork what is missing; where that fails, end, so that the next server finds out whether it can."""
+        try:
+            while len(self._idle) < SPARES and self._may_fork():
+                self._fork()
+        except OSError as error:
+            self._ending = f"cannot fork: {error.strerror}"
+
     def _may_fork(self) -> bool:
         """Say whether it is time: a fork slows down whoever is being served, so it waits while there is a spare."""
         return not self._idle or not self._busy or time.monotonic() - self._last >= DEFERRED
 
     def _hear(self) -> None:
-        for line in os.read(self._events, 65536).splitlines():
+        # A reason may hold what a caller has said: nothing but our own line ends are ends.
+        for line in os.read(self._events, 65536).removesuffix(b"\n").split(b"\n"):
             word, pid, text = line.decode(errors="replace").split(" ", 2)
             self._last = time.monotonic()
             self._failures = 0
@@ -204,8 +214,10 @@ class Server:
                 self._busy.add(int(pid))
             if word == "served":
                 self._served += 1
-            elif word == "refused" and (text in self._refused or len(self._refused) < 100):
-                self._refused[text] = self._refused.get(text, 0) + 1
+            elif word == "refused":
+                reason = text[:REASON_LIMIT]
+                if reason in self._refused or len(self._refused) < 100:
+                    self._refused[reason] = self._refused.get(reason, 0) + 1
             elif word == "stale":
                 self._ending = text
             elif word == "pages":
