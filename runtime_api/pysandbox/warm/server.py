@@ -94,10 +94,10 @@ class Server:
         self._hold, self._held = _pipe()[::-1]  # readable for nobody: its end is what spares wait for
         self._control = self._listen("control")
         self._listener = self._listen("sock")
-        self._wakeup, writer = _pipe()
-        os.set_blocking(writer, False)
+        self._wakeup, self._wake = _pipe()
+        os.set_blocking(self._wake, False)
         os.set_blocking(self._wakeup, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         self._pages = Pages()
@@ -158,7 +158,8 @@ class Server:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._control.close()
-        for descriptor in (self._hold, self._lock_file, self._events, self._wakeup, proof.NUMBER):
+        ours = (self._directory, self._hold, self._lock_file, self._events, self._wakeup, self._wake, proof.NUMBER)
+        for descriptor in ours:
             os.close(descriptor)
 
     def _report(self, word: str, text: str) -> None:

@@ -65,6 +65,7 @@ class Installation:
         self.cold.write_text(template.replace("@PYTHON@", interpreter).replace("@PATHS@", json.dumps(paths)))
         self.cold.chmod(0o755)
         self.directory.mkdir(mode=0o700)
+        (self.top / "root").mkdir()
 
     # -- where things are ----------------------------------------------------------------------------------------------
 
