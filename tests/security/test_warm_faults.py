@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -130,6 +132,32 @@ def test_the_server_is_small_and_forks_quickly(shared: Installation) -> None:
 
     assert kib <= 20 * 1024
     assert min(found) <= 1.5
+
+
+def test_hooks_see_no_descriptor_of_launcher_or_server(shared: Installation, place: Path, bundle: Bundle) -> None:
+    seen = place / "seen"
+    script = f"for n in /proc/self/fd/*; do readlink $n; done >> {seen}; cat /proc/self/status | grep Sig >> {seen}"
+    kinds = ("createRuntime", "createContainer", "poststart", "poststop")
+    bundle.spec["hooks"] = {
+        kind: [{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}] for kind in kinds
+    }
+    seen.touch()
+    runtime = Served(shared, place / "state-of-hooks")
+    before = shared.settled()["served"]
+    assert runtime.run(bundle).code == 0
+    warm = seen.read_text()
+    seen.write_text("")
+    assert runtime.run(bundle, env={"PYSANDBOX_WARM": "off"}).code == 0
+
+    assert shared.settled()["served"] == before + 1
+    assert kinds_of(warm) == kinds_of(seen.read_text())
+    assert not {"socket", "proof", "eventfd", "pidfd", "inotify"} & set(kinds_of(warm)), warm
+    shutil.rmtree(runtime.root)
+
+
+def kinds_of(text: str) -> list[str]:
+    """What descriptors and signal masks there are, without their numbers."""
+    return sorted(re.sub(r"\d{2,}|\[.*|/proc/.*", "", line) for line in text.splitlines())
 
 
 # -- the executor that all share ---------------------------------------------------------------------------------------
@@ -395,7 +423,7 @@ def test_many_commands_leave_nothing_in_the_server(installation: Installation) -
     "disturbance",
     [
         faults.kill_server, faults.terminate_server, faults.touch_a_source, faults.replace_the_script,
-        faults.replace_the_launcher,
+        faults.replace_the_launcher, faults.replace_the_tree,
     ],
 )  # fmt: skip
 def test_no_command_fails_for_what_happens_to_the_server(
@@ -409,3 +437,19 @@ def test_a_command_whose_spare_is_killed_is_done_cold_or_ends_in_one_line(instal
     wrong = faults.disturb(installation, faults.kill_idle_spares, 5)
 
     assert [(answer.code, answer.out, answer.err) for answer in wrong] == [(1, "", DIED)] * len(wrong)
+
+
+def test_a_server_with_lower_limits_makes_room() -> None:
+    """Where limits cannot be raised (no CAP_SYS_RESOURCE), it could serve nobody but whoever started it."""
+    made = Installation()
+    try:
+        made.serve(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (2000, 2000)))
+
+        def served() -> bool:
+            before = made.serve().settled()["served"]
+            assert made.call("--version").code == 0
+            return bool(made.status().get("served", 0) > before)
+
+        eventually(served, "a command with higher limits is served")
+    finally:
+        made.remove()

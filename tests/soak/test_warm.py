@@ -100,7 +100,7 @@ def test_a_launcher_killed_at_any_step_of_create_leaves_nothing(served: Served, 
     "disturbance",
     [
         faults.kill_server, faults.terminate_server, faults.touch_a_source, faults.replace_the_script,
-        faults.replace_the_launcher,
+        faults.replace_the_launcher, faults.replace_the_tree,
     ],
 )  # fmt: skip
 def test_no_command_fails_for_what_happens_to_the_server(

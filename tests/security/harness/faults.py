@@ -6,7 +6,9 @@ The counts are the caller's: few in the ordinary run, many in the soak.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -76,7 +78,7 @@ def in_sequence(installation: Installation, count: int) -> None:
 def in_parallel(installation: Installation, count: int) -> None:
     """So many commands at once, none of which fails: some are served, the others run cold."""
     started = [installation.start("list", "-q") for _ in range(count)]
-    answers = [process.communicate(timeout=120) + (process.returncode,) for process in started]
+    answers = [(*process.communicate(timeout=120), process.returncode) for process in started]
     assert answers == [(b"", b"", 0)] * count
     installation.started.clear()
 
@@ -242,6 +244,18 @@ def replace_the_script(installation: Installation) -> None:
     new.write_bytes(installation.cold.read_bytes())
     new.chmod(0o755)
     new.rename(installation.cold)
+
+
+def replace_the_tree(installation: Installation) -> None:
+    """As a package manager would like to: at once, by another directory with the same in it."""
+    old, new = installation.top / "lib", installation.top / "new"
+    shutil.copytree(old, new)
+    at_cwd, exchange = -100, 2
+    result = ctypes.CDLL(None).renameat2(at_cwd, os.fsencode(old), at_cwd, os.fsencode(new), exchange)
+    assert result == 0
+    time.sleep(0.5)  # for those who have begun in the old one
+    shutil.rmtree(new)
+    installation.lock.unlink(missing_ok=True)
 
 
 def replace_the_launcher(installation: Installation) -> None:
