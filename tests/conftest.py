@@ -125,9 +125,9 @@ def root_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pysandbox(launcher: Path, root_dir: Path, servers: Servers | None) -> Iterator[Runtime]:
+def pysandbox(launcher: Path, root_dir: Path) -> Iterator[Runtime]:
     """The runtime under test. What a test leaves is removed after it, whatever the test did."""
-    yield from _runtime([str(launcher)], root_dir, servers)
+    yield from _runtime([str(launcher)], root_dir)
 
 
 @pytest.fixture
@@ -147,14 +147,14 @@ def runtime(request: pytest.FixtureRequest, root_dir: Path) -> Iterator[Runtime]
         yield from _runtime([chosen], root_dir)
 
 
-def _runtime(command: list[str], root: Path, servers: Servers | None = None) -> Iterator[Runtime]:
+def _runtime(command: list[str], root: Path) -> Iterator[Runtime]:
     known = set(children())
     runtime = Runtime(command, root)
     yield runtime
     try:
         runtime.remove_all()
     finally:
-        end_children(known | (servers.family() if servers else set()))
+        end_children(known)
         for line in runtime.log:
             print(line)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -148,13 +149,29 @@ def command_line(pid: int) -> str:
 
 
 def end_children(known: set[int]) -> None:
-    """Kill and reap every descendant that is not in `known`."""
-    for pid in [pid for pid in children() if pid not in known]:
-        try:
+    """Kill and reap every descendant that is not in `known`, and no server of the warm start, nor a fork of one."""
+    killed = {pid for pid in children() if pid not in known and not is_server(pid)}
+    for pid in killed:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
+    # All at once: the first process of a pid namespace ends only when all others in it have been reaped.
+    eventually(lambda: all([_reaped(pid) for pid in killed]), "what was killed is gone")
+
+
+def is_server(pid: int) -> bool:
+    """Say whether a process is a server, or one of its forks: these end with their launcher, or with the server."""
+    try:
+        return b"\0server\0serve\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _reaped(pid: int) -> bool:
+    """Collect a child that has ended; say whether it is no child of ours (any more)."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
 
 
 def reap() -> None:

@@ -74,7 +74,8 @@ def warm_up(program: Path, servers: Servers) -> None:
     before = servers.answered
 
     def answered() -> bool:
-        subprocess.run([program, "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+        environment = {**os.environ, "PYSANDBOX_WARM": str(servers.directory)}
+        subprocess.run([program, "--version"], env=environment, stdout=subprocess.DEVNULL, check=True)
         servers.status()
         return servers.answered > before
 

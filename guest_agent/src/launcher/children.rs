@@ -43,6 +43,8 @@ impl Children {
     /// What the caller has left open is no child's: as Python's front end does with what it was left.
     fn seal(&mut self) -> sys::Result<()> {
         if !self.sealed {
+            // A caller that ignores SIGCHLD would have its children reaped unseen.
+            sys::set_default_action(libc::SIGCHLD);
             sys::close_range(3, u32::MAX, true)?;
             self.sealed = true;
         }
@@ -62,8 +64,6 @@ impl Children {
     /// Reap every child that has ended, up to the one whose end another waits for.
     pub fn attend(&mut self, pid: Option<i32>) {
         if pid.is_some() {
-            // A caller that ignores SIGCHLD would have them reaped unseen.
-            sys::set_default_action(libc::SIGCHLD);
             self.attended = pid;
         }
         if self.attended.is_none() {

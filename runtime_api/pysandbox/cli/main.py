@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _signal
+import contextlib
 import os
 import sys
 
@@ -47,10 +49,21 @@ _HELP = Flag("help", "show help", alias="h", hidden=True)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command in this process, started for it; return the exit code. `argv` is without the program's name."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _forget_coerced_locale()
+    # Where our caller ignores it, children would be reaped unseen.
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     open_standard_descriptors()
     if sys.stdout is None:  # so it is where the caller had closed it
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (open to our end)
     return command(words, close_inherited_on_exec(3))
+
+
+def _forget_coerced_locale() -> None:
+    """Take back the LC_CTYPE that the interpreter sets in a C locale (PEP 538): hooks get the caller's environment."""
+    if "LC_CTYPE" in os.environ:
+        with contextlib.suppress(OSError), open("/proc/self/environ", "rb") as file:
+            if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
+                del os.environ["LC_CTYPE"]
 
 
 def command(words: list[str], inherited: frozenset[int]) -> int:

@@ -118,6 +118,10 @@ def _namespace(proc: int, pid: int, kind: str) -> int:
 
 def check(caller: Standing, own: Standing) -> None:
     """Raise Refused for a caller that has not exactly the server's powers and place, but for namespaces to join."""
+    # First: root of a user namespace has all capabilities, which says nothing about ours.
+    for kind, its, ours in zip(SHARED, caller.shared, own.shared, strict=True):
+        if its != ours:
+            raise Refused(f"it is in another {kind} namespace")
     for name in POWERS:
         if caller.powers[name] != own.powers[name]:
             difference = f"{name.decode()} differs from the server's"
@@ -126,9 +130,6 @@ def check(caller: Standing, own: Standing) -> None:
         raise Refused("it has a seccomp filter")  # as may we, but who knows whether it is the same one
     if caller.label != own.label:
         raise Refused("its security label differs from the server's")
-    for kind, its, ours in zip(SHARED, caller.shared, own.shared, strict=True):
-        if its != ours:
-            raise Refused(f"it is in another {kind} namespace")
     if caller.joined["mnt"] == own.joined["mnt"] and caller.root != own.root:
         raise Refused("it has another root directory")
 

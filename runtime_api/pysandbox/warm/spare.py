@@ -22,6 +22,7 @@ from pysandbox import caller
 from pysandbox.caller import Cold
 from pysandbox.warm import peer, proof, wire
 from pysandbox.warm.launcher import Launcher
+from pysandbox.warm.life import Life
 from pysandbox.warm.peer import OUR_DESCRIPTORS, Peer, Refused, Stale, Standing
 
 TYPE_CHECKING = False
@@ -38,8 +39,6 @@ REQUEST_LIMIT = 1.0
 _PIDFD_GETFD = 438
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_uint)
-#: linux/fcntl.h, newer than Python's fcntl module.
-_F_SETSIG = 10
 #: asm-generic/resource.h.
 _RLIM_NLIMITS = 16
 
@@ -92,7 +91,7 @@ def _signals(mask: int) -> list[int]:
 
 
 def take_place(request: Request, their: Standing, own: Standing, who: Peer, proc: int) -> None:
-    """Become as the caller is: namespaces, directory, umask, groups, limits, descriptors, environment, signals.
+    """Become as the caller is: namespaces, directory, umask, groups, limits, CPUs, descriptors, environment, signals.
 
     Raises Refused, or OSError, for what cannot be had.
     """
@@ -107,6 +106,7 @@ def take_place(request: Request, their: Standing, own: Standing, who: Peer, proc
     if their.oom_score_adj != own.oom_score_adj:
         _write(proc, "self/oom_score_adj", their.oom_score_adj)
     _take_descriptors(who.pidfd, request.descriptors)
+    os.sched_setaffinity(0, os.sched_getaffinity(who.pid))  # plans go by it
     if their.limits != own.limits:
         _take_limits(who.pid)
     os.environ.clear()
@@ -121,7 +121,10 @@ def take_place(request: Request, their: Standing, own: Standing, who: Peer, proc
 
 def _take_limits(pid: int) -> None:
     for limit in range(_RLIM_NLIMITS):
-        resource.setrlimit(limit, resource.prlimit(pid, limit))
+        try:
+            resource.setrlimit(limit, resource.prlimit(pid, limit))
+        except (ValueError, PermissionError) as error:  # a higher one than that of whoever started the server
+            raise Stale(f"its limit {limit} cannot be taken over: {error}") from error
 
 
 def _join(their: Standing, own: Standing, who: Peer, proc: int) -> None:
@@ -204,7 +207,7 @@ class Spare:
         self._tell("served", "")
         self._leave_server()
         self.served = True
-        return _serve(Launcher(connection, who.pid, request.descriptors), life, request, command)
+        return _serve(Launcher(connection, who.pid, request.descriptors, life), request, command)
 
     def _accept(self) -> _socket.socket | None:
         """Wait for a caller; None when the server has gone, or wants us to."""
@@ -259,28 +262,7 @@ def _claim(request: Request) -> bool:
     return True
 
 
-class Life:
-    """The launcher's life, as a pipe that hangs up with it: fcntl(2), F_SETSIG."""
-
-    def __init__(self, pipe: int) -> None:
-        self._pipe = pipe
-
-    def share(self) -> None:
-        """Have the kernel kill us when the launcher ends, however it does: as kill -9 ends a cold command."""
-        fcntl.fcntl(self._pipe, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(self._pipe, _F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(self._pipe, fcntl.F_SETFL, os.O_ASYNC)
-        poll = select.poll()
-        poll.register(self._pipe, 0)
-        if poll.poll(0):  # it was quicker
-            os._exit(1)
-
-    def part(self) -> None:
-        """Outlive it from now on."""
-        fcntl.fcntl(self._pipe, fcntl.F_SETFL, 0)
-
-
-def _serve(launcher: Launcher, life: Life, request: Request, command: Command) -> int:
+def _serve(launcher: Launcher, request: Request, command: Command) -> int:
     caller.become(launcher)
     sys.stdin, sys.stdout, sys.stderr = _stream(0, "r"), _stream(1, "w"), _stream(2, "w")
     try:
@@ -290,7 +272,6 @@ def _serve(launcher: Launcher, life: Life, request: Request, command: Command) -
         return 0
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 1
-    life.part()
     launcher.exit(code)
     return 0
 
