@@ -106,7 +106,8 @@ class NamespacesContainer(Container):
         if self._execution is not None:
             self._execution.close()
         self._cgroup.kill()
-        if not self._reaped:
+        # A shim's reaper may have taken it: then its pid may be another child's, whose exit code is wanted.
+        if not self._reaped and start_time(self.init.pid, zombie=True) == self._started:
             with contextlib.suppress(ChildProcessError):
                 current().reap(self.init.pid)
         if self._root is not None:

@@ -80,8 +80,8 @@ def watch(paths: Sequence[str]) -> int:
     return int(descriptor)
 
 
-def start_time(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot, or None if it has ended (a zombie has).
+def start_time(pid: int, *, zombie: bool = False) -> int | None:
+    """Return when a process started, in clock ticks since boot, or None if it has ended (a zombie has, unless allowed).
 
     Field 22 of /proc/PID/stat; a pid and its start time together name one process for as long as the host is up.
     """
@@ -91,7 +91,7 @@ def start_time(pid: int) -> int | None:
             fields = stat.read(4096).rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    if len(fields) <= _STAT_START_TIME or fields[_STAT_STATE] in (b"Z", b"X"):
+    if len(fields) <= _STAT_START_TIME or (fields[_STAT_STATE] in (b"Z", b"X") and not zombie):
         return None
     return int(fields[_STAT_START_TIME])
 
