@@ -22,6 +22,7 @@ STAMPS   := .stamps
 VENV     := .venv
 EXECUTOR := guest_agent/target/release/pysandbox-executor
 LAUNCHER := guest_agent/target/release/pysandbox-launcher
+SHIM     := containerd-shim-pysandbox-v2
 MSRV     := $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' guest_agent/Cargo.toml 2>/dev/null)
 # /usr/bin first: a `python3` found earlier on PATH is often a slow wrapper around the real one.
 PYTHON   ?= $(shell for p in /usr/bin/python3 /usr/bin/python3.1[1-9] $$(command -v python3 || true); do \
@@ -36,7 +37,7 @@ help:
 
 # -- setup -------------------------------------------------------------------------------------------------------------
 
-setup: $(STAMPS)/packages $(STAMPS)/venv $(EXECUTOR) $(VENV)/bin/pysandbox
+setup: $(STAMPS)/packages $(STAMPS)/venv $(EXECUTOR) $(VENV)/bin/pysandbox $(VENV)/bin/$(SHIM)
 
 $(STAMPS):
 	@mkdir -p $(STAMPS)
@@ -74,6 +75,11 @@ $(VENV)/bin/pysandbox: $(LAUNCHER) $(VENV)/bin/pysandbox-cold
 	$(call say,4/4,$(VENV)/bin/pysandbox)
 	@install -m 755 $(LAUNCHER) $@.new
 	mv $@.new $@
+
+# containerd's shim is the same two programs under another name.
+$(VENV)/bin/$(SHIM): $(VENV)/bin/pysandbox
+	@ln -f $(VENV)/bin/pysandbox $@
+	ln -sf pysandbox-cold $@-cold
 
 comma := ,
 
@@ -138,9 +144,12 @@ install: setup
 	install -m 755 $(LAUNCHER) "$(PROGRAM).new"
 	mv "$(PROGRAM)-cold.new" "$(PROGRAM)-cold"
 	mv "$(PROGRAM).new" "$(PROGRAM)"
+	ln -f "$(PROGRAM)" "$(dir $(PROGRAM))$(SHIM)"
+	ln -sf pysandbox-cold "$(dir $(PROGRAM))$(SHIM)-cold"
 
 uninstall:
-	@rm -rf "$(LIBRARY)" "$(LIBRARY).new" "$(PROGRAM)" "$(PROGRAM)-cold"
+	@rm -rf "$(LIBRARY)" "$(LIBRARY).new" "$(PROGRAM)" "$(PROGRAM)-cold" \
+	    "$(dir $(PROGRAM))$(SHIM)" "$(dir $(PROGRAM))$(SHIM)-cold"
 	echo "removed $(LIBRARY), $(PROGRAM) and $(PROGRAM)-cold"
 
 clean:

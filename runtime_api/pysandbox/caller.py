@@ -15,7 +15,7 @@ from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 class Cold(BaseException):
@@ -64,6 +64,14 @@ class Caller:
                 setsigmask=(),
                 setsigdef=_signal.valid_signals() - {9, 19},  # all but SIGKILL and SIGSTOP
             )
+
+    def detach(self, serve: Callable[[], int], *keep: int) -> bool:
+        """Have a fork of this process run `serve` as long as it likes, in a session of its own; say whether one does.
+
+        It is in the caller's cgroups and a `Caller` itself, and holds the descriptors 0, 1, 2 and `keep`. A process that
+        was started cold is not forked, it may have threads: False, and a program must be started.
+        """
+        return False
 
     def reap(self, pid: int) -> int | None:
         """Take a child's wait status, None while it runs. Raises ChildProcessError for what is no child."""

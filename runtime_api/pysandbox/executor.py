@@ -370,6 +370,11 @@ def hold_executor(at_least: int) -> None:
     os.close(copy)
 
 
+def held_executor() -> int | None:
+    """Return the descriptor of the copy that is held."""
+    return _held
+
+
 _held: int | None = None
 
 

@@ -42,10 +42,9 @@ def run(invocation: Invocation) -> int:
 
 
 def _serve(directory: str, key: str, program: str) -> int:
-    from pysandbox.cli.main import command
     from pysandbox.warm.server import Server
 
-    Server(directory, key, program, {"pysandbox": command}).serve()
+    Server(directory, key, program).serve()
     return 0
 
 

@@ -12,8 +12,10 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from threading import Thread
 
+from pysandbox.caller import current
 from pysandbox.errors import SandboxError
 from pysandbox.shim import address
 from pysandbox.shim.invocation import Invocation, parse
@@ -33,9 +35,14 @@ _LAST_EVENTS, _LAST_ANSWERS = 1.5, 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Do what containerd asks for, in this process, started for it; return the exit code."""
+    return command(list(sys.argv[1:] if argv is None else argv))
+
+
+def command(words: list[str], _inherited: frozenset[int] = frozenset()) -> int:
     """Do what containerd asks for; return the exit code."""
     try:
-        invocation = parse(sys.argv[1:] if argv is None else argv)
+        invocation = parse(words)
         if invocation.version:
             return _print_version()
         if invocation.info:
@@ -45,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _start(invocation)
         if invocation.action == "delete":
             return _delete(invocation)
-        return _serve(invocation)
+        return _serve(invocation, LISTENER)
     except (SandboxError, OSError) as error:
         os.write(2, f"pysandbox shim: {' '.join(str(error).splitlines())}\n".encode(errors="backslashreplace"))
         return 1
@@ -104,7 +111,9 @@ def _listen_and_spawn(invocation: Invocation, bundle: str) -> str:
 
 
 def _spawn(invocation: Invocation, grpc: str, listener: int) -> None:
-    """Start this very program again, in a session of its own, with nothing of containerd's but the log."""
+    """Start who serves, in a session of its own, with nothing of containerd's but the log: a fork, or a new process."""
+    if current().detach(partial(_serve_alone, invocation, listener), listener):
+        return
     words = ["-namespace", invocation.namespace, "-id", invocation.id, "-address", grpc]
     own = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -127,8 +136,17 @@ def _spawn(invocation: Invocation, grpc: str, listener: int) -> None:
 # -- serve -------------------------------------------------------------------------------------------------------------
 
 
-def _serve(invocation: Invocation) -> int:
-    """Serve tasks until containerd says that it is enough."""
+def _serve_alone(invocation: Invocation, listener: int) -> int:
+    """Serve in a fork of the process that `start` was."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    return _serve(invocation, listener)
+
+
+def _serve(invocation: Invocation, listening: int) -> int:
+    """Serve tasks until containerd says that it is enough. `listening` is the socket's descriptor."""
     from _socket import socket
 
     from pysandbox.linux import set_child_subreaper
@@ -139,8 +157,9 @@ def _serve(invocation: Invocation) -> int:
     from pysandbox.shim.service import TaskService, translate
     from pysandbox.ttrpc.server import Server
 
-    os.set_inheritable(LISTENER, False)
-    listener = socket(fileno=LISTENER)
+    os.set_inheritable(listening, False)
+    listener = socket(fileno=os.dup(listening))
+    os.close(listening)
     path = listener.getsockname()
     set_child_subreaper()
     _adjust_oom_score()

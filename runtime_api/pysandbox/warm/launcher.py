@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 
-from pysandbox.caller import Caller, Cold
+from pysandbox.caller import Caller, Cold, become
+from pysandbox.cgroup.layout import read_layout
+from pysandbox.executor import held_executor
 from pysandbox.warm.wire import Closed, receive, send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
+
+    from pysandbox.warm.life import Life
 
 
 class Launcher(Caller):
     """The process at the other end of a connection. `own` are the numbers of the descriptors it has itself."""
 
-    def __init__(self, connection: _socket.socket, pid: int, own: frozenset[int]) -> None:
+    def __init__(self, connection: _socket.socket, pid: int, own: frozenset[int], life: Life) -> None:
         self._connection = connection
         self._pid = pid
         self._own = own
+        self._life = life
 
     @property
     def pid(self) -> int:
@@ -60,6 +67,24 @@ class Launcher(Caller):
             os.close(directory)
         return pid
 
+    def detach(self, serve: Callable[[], int], *keep: int) -> bool:
+        """Fork once more: the launcher may end, and the fork with it not."""
+        for path in _cgroup_files():
+            with open(path, "wb", buffering=0) as file:
+                file.write(b"0")
+        if os.fork():  # noqa: TID251 (a fork of the server's is as single-threaded as the server)
+            return True
+        code = 1
+        try:
+            become(Caller())
+            self._connection.close()
+            _close_all_but({0, 1, 2, held_executor(), *keep})
+            os.setsid()
+            gc.enable()
+            code = serve()
+        finally:
+            os._exit(code)
+
     def reap(self, pid: int) -> int | None:
         """Have the launcher wait for one of its children, without blocking."""
         status: int | None = self._ask({"reap": pid}, "status")
@@ -78,7 +103,8 @@ class Launcher(Caller):
         self._ask({"attend": pid}, "attending")
 
     def exit(self, code: int) -> None:
-        """Let the launcher end. It may have been killed before."""
+        """Let the launcher end, which is not our end any more. It may have been killed before."""
+        self._life.part()
         try:
             send(self._connection, {"exit": code})
         except Closed:
@@ -104,3 +130,19 @@ class Launcher(Caller):
         if "errno" in answer:
             raise OSError(answer["errno"], os.strerror(answer["errno"]), path)
         return answer[key]
+
+
+def _close_all_but(kept: set[int | None]) -> None:
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number not in kept:
+            with contextlib.suppress(OSError):  # the listing's own
+                os.close(number)
+
+
+def _cgroup_files() -> Iterator[str]:
+    """Yield the files through which this process enters the caller's cgroups. v1's `tasks` is quick for oneself."""
+    layout = read_layout()
+    for hierarchy in layout.legacy:
+        yield f"{hierarchy.directory(layout.own.get(hierarchy.controllers[0], '/'))}/tasks"
+    if layout.unified is not None:
+        yield f"{layout.unified.directory(layout.own.get('', '/'))}/cgroup.procs"

@@ -15,14 +15,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
+    from pysandbox.warm.spare import Command
+
 #: Packages of which every module is imported.
-PACKAGES = ("pysandbox", "pysandbox.cli", "pysandbox.oci", "pysandbox.plan", "pysandbox.cgroup", "pysandbox.warm")
+PACKAGES = (
+    "pysandbox", "pysandbox.cli", "pysandbox.oci", "pysandbox.plan", "pysandbox.cgroup", "pysandbox.warm",
+    "pysandbox.shim", "pysandbox.shim.messages", "pysandbox.ttrpc", "pysandbox.ttrpc.messages",
+)  # fmt: skip
+#: What a launcher is called → what runs its command: module and function.
+PROGRAMS = {
+    "pysandbox": ("pysandbox.cli.main", "command"),
+    "containerd-shim-pysandbox-v2": ("pysandbox.shim.main", "command"),
+}
 #: But for these: they import what is large and seldom needed.
 LEFT_OUT = frozenset(
     {
         "pysandbox.cgroup.dbus",
         "pysandbox.cgroup.systemd",
         "pysandbox.hookspecs",
+        "pysandbox.ttrpc.generate",
         "pysandbox_namespaces.netdevice",
         "pysandbox_namespaces.plugin",
     }
@@ -41,6 +52,11 @@ def preload() -> None:
         for each in _modules(module) if name not in LIBRARY else ():
             if each not in LEFT_OUT:
                 import_module(each)
+
+
+def commands() -> dict[str, Command]:
+    """Return what runs the command of each program."""
+    return {name: getattr(import_module(module), function) for name, (module, function) in PROGRAMS.items()}
 
 
 def _modules(package: ModuleType) -> Iterator[str]:

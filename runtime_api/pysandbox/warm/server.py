@@ -20,14 +20,13 @@ from pysandbox.errors import SandboxError, Unavailable
 from pysandbox.warm import peer, place, proof
 from pysandbox.warm.memory import Pages
 from pysandbox.warm.peer import OUR_DESCRIPTORS
-from pysandbox.warm.preload import Files, preload
+from pysandbox.warm.preload import Files, commands, preload
 from pysandbox.warm.spare import Spare
+from pysandbox.warm.title import Title
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-    from pysandbox.warm.spare import Command
 
 #: Forks that wait: one to be taken, and one for whoever comes while the next is made.
 SPARES = 2
@@ -48,8 +47,8 @@ GIVE_UP = 60
 class Server:
     """The server of one installation: `key` names it in the `directory`, `program` is its `pysandbox-cold`."""
 
-    def __init__(self, directory: str, key: str, program: str, commands: dict[str, Command]) -> None:
-        self._key, self._program, self._commands = key, program, commands
+    def __init__(self, directory: str, key: str, program: str) -> None:
+        self._key, self._program = key, program
         self._directory = _above(place.open_directory(directory))
         self._idle: set[int] = set()
         self._busy: set[int] = set()
@@ -87,6 +86,7 @@ class Server:
         peer.check(self._own, self._own)
         self._power = proof.make()
         preload()
+        self._commands = commands()
         executor.hold_executor(OUR_DESCRIPTORS)
         self._files = Files(OUR_DESCRIPTORS, executor.executor_path(), self._program)
         self._events, self._tell = _pipe()
@@ -100,7 +100,7 @@ class Server:
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
-        self._pages = Pages()
+        self._pages, self._title = Pages(), Title()
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -144,6 +144,7 @@ class Server:
                 self._commands,
                 self._files.changed,
                 self._report,
+                self._title,
             )
             code = spare.run()
             if spare.served and self._pages.wanted:

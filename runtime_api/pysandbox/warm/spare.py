@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pysandbox.warm.title import Title
+
     #: A command: its words and the descriptors from 3 on that it was started with; returns the exit code.
     Command = Callable[[list[str], frozenset[int]], int]
 
@@ -171,10 +173,12 @@ class Spare:
         commands: dict[str, Command],
         changed: Callable[[], bool],
         tell: Callable[[str, str], None],
+        title: Title,
     ) -> None:
         self._listener, self._server = listener, server
         self._own, self._power, self._proc = own, power, proc
         self._commands, self._changed, self._tell = commands, changed, tell
+        self._title = title
         self.served = False
 
     def run(self) -> int:
@@ -207,6 +211,7 @@ class Spare:
         self._tell("served", "")
         self._leave_server()
         self.served = True
+        self._title.set([request.program, *request.args])
         return _serve(Launcher(connection, who.pid, request.descriptors, life), request, command)
 
     def _accept(self) -> _socket.socket | None:

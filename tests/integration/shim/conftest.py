@@ -130,11 +130,11 @@ class Shim:
 
 
 @pytest.fixture(scope="session")
-def shim_program(cold_script: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A `containerd-shim-pysandbox-v2` that runs this checkout."""
-    program = tmp_path_factory.mktemp("shim") / "containerd-shim-pysandbox-v2"
-    program.write_text(cold_script.read_text().replace("pysandbox.cli.main", "pysandbox.shim.main"))
-    program.chmod(0o755)
+def shim_program(launcher: Path) -> Path:
+    """A `containerd-shim-pysandbox-v2` that runs this checkout: the same two programs under another name."""
+    program = launcher.with_name("containerd-shim-pysandbox-v2")
+    os.link(launcher, program)
+    program.with_name(f"{program.name}-cold").symlink_to(f"{launcher.name}-cold")
     return program
 
 
