@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # From the Linux kernel headers.
 PR_SET_CHILD_SUBREAPER = 36
 NR_pidfd_getfd = 438
+#: Root, working directory and umask.
+CLONE_FS = 0x200
 #: IN_MODIFY | IN_ATTRIB (a link less, by a rename over it) | IN_DELETE_SELF | IN_MOVE_SELF.
 IN_CHANGED = 0x002 | 0x004 | 0x400 | 0x800
 
@@ -61,6 +63,16 @@ def setns(descriptor: int, kinds: int) -> None:
     if libc.setns(descriptor, kinds) < 0:
         errno = ctypes.get_errno()
         raise OSError(errno, f"setns: {os.strerror(errno)}")
+
+
+def unshare(kinds: int) -> None:
+    """Stop sharing, in the calling thread alone, what the CLONE_* flags name: unshare(2)."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(kinds) < 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"unshare: {os.strerror(errno)}")
 
 
 def watch(paths: Sequence[str]) -> int:

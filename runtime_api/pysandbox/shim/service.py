@@ -26,6 +26,7 @@ from pysandbox.errors import (
     Unimplemented,
 )
 from pysandbox.shim import rootfs
+from pysandbox.shim.directory import working_in
 from pysandbox.shim.messages import events
 from pysandbox.shim.messages import task as messages
 from pysandbox.shim.messages.process import ProcessInfo, Status
@@ -105,7 +106,8 @@ class TaskService:
         try:
             rootfs.mount_all(request.rootfs, request.bundle)
             try:
-                task = self._create(request)
+                with working_in(request.bundle):
+                    task = self._create(request)
             except BaseException:
                 rootfs.unmount_all(request.bundle)
                 raise
@@ -188,7 +190,7 @@ class TaskService:
     def Start(self, request: messages.StartRequest, call: Call) -> messages.StartResponse:
         """Let init's program run, or start an exec."""
         task = self._task(request.id)
-        with task.changed:
+        with task.changed, working_in(task.bundle.path):
             process = task.process(request.exec_id)
             if process.status != CREATED:
                 raise FailedPrecondition(f"process {request.exec_id or request.id}: has been started already")
@@ -323,7 +325,8 @@ class TaskService:
             lifecycle.kill(task.runtime, task.id, signal.SIGKILL)
             if not task.changed.wait_for(lambda: task.init.status == STOPPED, END_LIMIT):
                 raise FailedPrecondition(f"container {task.id}: init does not end")
-        lifecycle.delete(task.runtime, task.id)
+        with working_in(task.bundle.path):
+            lifecycle.delete(task.runtime, task.id)
         with self._lock:
             self._tasks.pop(task.id, None)
 

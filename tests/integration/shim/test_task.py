@@ -433,3 +433,31 @@ def test_runtime_options_choose_the_settings_and_unknown_ones_are_ignored(
     assert raised.value.code == Code.INVALID_ARGUMENT
     shim.create(options=AnyMessage(type_url="somebody.else.Options", value=b"\xff"))
     shim.delete()
+
+
+def _noted(*names: str) -> Callable[[dict[str, Any]], None]:
+    """Have each kind of hook write its working directory to `NAME.cwd` in the bundle that the spec is of."""
+
+    def change(spec: dict[str, Any]) -> None:
+        script = 'id=$(sed \'s/.*"bundle": *"\\([^"]*\\)".*/\\1/\'); pwd >"$id/$0.cwd"'
+        spec["hooks"] = {name: [{"path": "/bin/sh", "args": ["sh", "-c", script, name]}] for name in names}
+
+    return change
+
+
+def test_hooks_run_in_the_bundle_of_their_own_container(make_shim: Make, make_bundle: Any) -> None:
+    def change(spec: dict[str, Any]) -> None:
+        _noted("createRuntime", "poststart", "poststop")(spec)
+        spec.setdefault("annotations", {})["io.kubernetes.cri.sandbox-id"] = "pod"
+
+    shim = make_shim(make_bundle(["true"], change))
+    first = shim.bundle
+    for name, bundle in (("web", first), ("second", make_bundle(["true"], change))):
+        shim.id, shim.bundle = name, bundle
+        shim.create()
+        shim.start()
+        shim.wait()
+        shim.delete()
+        noted = {path.stem: path.read_text().strip() for path in bundle.glob("*.cwd")}
+        assert noted == dict.fromkeys(("createRuntime", "poststart", "poststop"), str(bundle))
+    shim.id, shim.bundle = "web", first
