@@ -16,6 +16,8 @@ pub struct Place {
     pub script: CString,
     pub directory: CString,
     pub key: String,
+    /// Which of its sockets: spares accept on `sock`; who serves a `shim` is forked for it.
+    pub kind: &'static str,
 }
 
 impl Place {
@@ -28,6 +30,7 @@ impl Place {
             script,
             directory,
             key,
+            kind: kind(caller.program()),
         })
     }
 
@@ -42,14 +45,23 @@ impl Place {
         Ok(directory)
     }
 
-    /// The socket that spares accept on, below an open directory: whatever becomes of the path, it is that one's.
+    /// The socket to connect to, below an open directory: whatever becomes of the path, it is that one's.
     pub fn socket(&self, directory: &OwnedFd) -> CString {
-        let path = format!("/proc/self/fd/{}/{}.sock", directory.as_raw_fd(), self.key);
+        let (number, key, kind) = (directory.as_raw_fd(), &self.key, self.kind);
+        let path = format!("/proc/self/fd/{number}/{key}.{kind}");
         CString::new(path).unwrap_or_default()
     }
 
     pub fn lock(&self) -> CString {
         CString::new(format!("{}.lock", self.key)).unwrap_or_default()
+    }
+}
+
+fn kind(program: &[u8]) -> &'static str {
+    if program.starts_with(b"containerd-shim-") {
+        "shim"
+    } else {
+        "sock"
     }
 }
 

@@ -1,6 +1,7 @@
 """Where a server is found: a directory of root's, and in it a key for each installation. The launcher knows it too.
 
-`KEY.sock` is what spares accept on, `KEY.control` asks the server itself, `KEY.lock` is locked for the server's life.
+`KEY.sock` is what spares accept on, `KEY.shim` is for shims, `KEY.control` asks the server itself, `KEY.lock` is locked
+for the server's life.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from pysandbox.warm import peer, place, proof
 from pysandbox.warm.memory import Pages
 from pysandbox.warm.peer import OUR_DESCRIPTORS
 from pysandbox.warm.preload import Files, commands, preload
-from pysandbox.warm.spare import Spare
+from pysandbox.warm.spare import Spare, move
 from pysandbox.warm.title import Title
 
 TYPE_CHECKING = False
@@ -49,7 +49,7 @@ class Server:
 
     def __init__(self, directory: str, key: str, program: str) -> None:
         self._key, self._program = key, program
-        self._directory = _above(place.open_directory(directory))
+        self._directory = move(place.open_directory(directory))
         self._idle: set[int] = set()
         self._busy: set[int] = set()
         self._served, self._refused = 0, dict[str, int]()
@@ -72,7 +72,7 @@ class Server:
 
     def _lock(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._lock_file = _above(os.open(f"{self._key}.lock", flags, 0o600, dir_fd=self._directory))
+        self._lock_file = move(os.open(f"{self._key}.lock", flags, 0o600, dir_fd=self._directory))
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -81,7 +81,7 @@ class Server:
     def _prepare(self) -> None:
         from pysandbox import executor
 
-        self._proc = _above(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        self._proc = move(os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         self._own = peer.standing(os.getpid(), self._proc)
         peer.check(self._own, self._own)
         self._power = proof.make()
@@ -94,6 +94,7 @@ class Server:
         self._hold, self._held = _pipe()[::-1]  # readable for nobody: its end is what spares wait for
         self._control = self._listen("control")
         self._listener = self._listen("sock")
+        self._shims = self._listen("shim")
         self._wakeup, self._wake = _pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(self._wakeup, False)
@@ -108,7 +109,7 @@ class Server:
     def _listen(self, kind: str) -> _socket.socket:
         """Listen under a new name, then take the old one's place: whoever looks finds a socket that is listened at."""
         listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
-        listener = _socket.socket(fileno=_above(listener.detach()))
+        listener = _socket.socket(fileno=move(listener.detach()))
         name = f"{self._key}.{kind}"
         temporary = f"{name}:{os.getpid()}"
         with contextlib.suppress(FileNotFoundError):
@@ -133,35 +134,57 @@ class Server:
             return
         code = 1
         try:
-            self._become_spare()
+            spare = self._become_spare()
             self._pages.populate()
-            spare = Spare(
-                self._listener,
-                self._held,
-                self._own,
-                self._power,
-                self._proc,
-                self._commands,
-                self._files.changed,
-                self._report,
-                self._title,
-            )
-            code = spare.run()
+            code = spare.wait()
             if spare.served and self._pages.wanted:
                 self._report("pages", self._pages.mine())
         finally:
             os._exit(code)
 
-    def _become_spare(self) -> None:
+    def _fork_for_shim(self) -> None:
+        """Fork when a shim is asked for, and copy no page beforehand: it will live long, so it should be small."""
+        try:
+            connection = _socket.socket(fileno=move(self._shims._accept()[0]))  # type: ignore[attr-defined]
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        try:
+            pid = os.fork()  # noqa: TID251 (as above)
+        except OSError as error:
+            self._ending = f"cannot fork: {error.strerror}"
+            return
+        if pid:
+            self._busy.add(pid)
+            connection.close()
+            return
+        code = 1
+        try:
+            code = self._become_spare().serve(connection)
+        finally:
+            os._exit(code)
+
+    def _become_spare(self) -> Spare:
         """Undo what only the server needs: handlers, and descriptors that would keep something of it alive."""
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._control.close()
+        self._shims.close()
         ours = (self._directory, self._hold, self._lock_file, self._events, self._wakeup, self._wake, proof.NUMBER)
         for descriptor in ours:
             os.close(descriptor)
+        return Spare(
+            self._listener,
+            self._held,
+            self._own,
+            self._power,
+            self._proc,
+            self._commands,
+            self._files.changed,
+            self._report,
+            self._title,
+        )
 
     def _report(self, word: str, text: str) -> None:
         """Tell the server, from a spare: one line, which pipe(7) keeps whole up to PIPE_BUF bytes."""
@@ -173,8 +196,8 @@ class Server:
 
     def _loop(self) -> None:
         poll = select.poll()
-        for descriptor in (self._events, self._wakeup, self._control.fileno(), self._files.descriptor):
-            poll.register(descriptor, select.POLLIN)
+        for each in (self._events, self._wakeup, self._control, self._shims, self._files.descriptor):
+            poll.register(each, select.POLLIN)
         self._started = self._last = time.monotonic()
         while not self._ending:
             self._fill()
@@ -187,6 +210,8 @@ class Server:
                 self._hear()
             if self._wakeup in ready:
                 self._reap(os.read(self._wakeup, 4096))
+            if self._shims.fileno() in ready:
+                self._fork_for_shim()
             if self._control.fileno() in ready:
                 self._answer()
             if time.monotonic() - self._last > IDLE_LIMIT:
@@ -239,7 +264,7 @@ class Server:
 
     def _end(self) -> None:
         """Let go of the name first, so that the next launcher starts another server; then of the spares."""
-        for kind in ("sock", "control"):
+        for kind in ("sock", "shim", "control"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{self._key}.{kind}", dir_fd=self._directory)
         os.close(self._hold)
@@ -290,13 +315,6 @@ def _cgroup_mounts() -> list[str]:
     return [each.mount_point for each in hierarchies if layout.own.get((*each.controllers, "")[0], "/") != "/"]
 
 
-def _above(descriptor: int) -> int:
-    """Move a descriptor out of the way of the callers' numbers."""
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, OUR_DESCRIPTORS)
-    os.close(descriptor)
-    return moved
-
-
 def _pipe() -> tuple[int, int]:
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    return _above(reader), _above(writer)
+    return move(reader), move(writer)

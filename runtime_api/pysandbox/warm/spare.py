@@ -59,7 +59,7 @@ class Request:
         except wire.Closed as error:
             raise Refused(f"no request: {error}") from error
         connection.settimeout(None)
-        held = [_move(descriptor) for descriptor in received]
+        held = [move(descriptor) for descriptor in received]
         try:
             self.program = str(message["program"])
             self.args = [str(word) for word in message["args"]]
@@ -78,7 +78,8 @@ class Request:
             raise Refused("it has closed one of its descriptors 0 to 2")
 
 
-def _move(descriptor: int) -> int:
+def move(descriptor: int) -> int:
+    """Move a descriptor out of the way of the callers' numbers."""
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, OUR_DESCRIPTORS)
     os.close(descriptor)
     return moved
@@ -181,11 +182,13 @@ class Spare:
         self._title = title
         self.served = False
 
-    def run(self) -> int:
+    def wait(self) -> int:
         """Wait for a caller and serve it; return this process's exit code."""
         connection = self._accept()
-        if connection is None:
-            return 0
+        return 0 if connection is None else self.serve(connection)
+
+    def serve(self, connection: _socket.socket) -> int:
+        """Serve who has connected; return this process's exit code."""
         try:
             who = Peer(connection)
             their = who.standing(self._proc)
@@ -227,7 +230,7 @@ class Spare:
                 descriptor, _ = self._listener._accept()  # type: ignore[attr-defined]  # the C half has no other
             except (BlockingIOError, ConnectionAbortedError):
                 continue  # another spare was quicker
-            return _socket.socket(fileno=_move(descriptor))
+            return _socket.socket(fileno=move(descriptor))
 
     def _leave_server(self) -> None:
         """Hold nothing of the server's any more: its socket must be dead when it is."""
