@@ -69,7 +69,7 @@ class NamespacesContainer(Container):
         """Run the exec plan: the executor joins init's namespaces by pidfd."""
         from pysandbox_namespaces.execution import execute
 
-        process = execute(request, self.id, self._spec(), self.init.pid, self._started, self._cgroup)
+        process = execute(request, self.id, self._spec, self.init.pid, self._started, self._cgroup)
         self._execs[request.exec_id] = (process.pid, start_time(process.pid) or 0)
         return process
 

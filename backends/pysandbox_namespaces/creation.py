@@ -33,6 +33,16 @@ if TYPE_CHECKING:
 
 def create(request: CreateRequest) -> NamespacesContainer:
     """Make a container whose init waits for `start`. On failure nothing is left."""
+    launch = executor.start(request.stdio)  # first of all: it takes as long as the plan does
+    with contextlib.ExitStack() as undo:
+        undo.callback(launch.abort)
+        container = _create(request, launch, undo)
+        undo.pop_all()
+    return container
+
+
+def _create(request: CreateRequest, launch: Launch, undo: contextlib.ExitStack) -> NamespacesContainer:
+    """Plan, make what the plan needs, and talk the executor through it. What is to be undone goes onto `undo`."""
     cgroup = open_spec_cgroup(request.spec, request.id, request.options)
     preserved = len(request.stdio.preserved)
     plan = plan_init(
@@ -40,7 +50,7 @@ def create(request: CreateRequest) -> NamespacesContainer:
     )
     root = _root_mount(request)
     request.remember(_memory(cgroup, root))
-    with contextlib.ExitStack() as undo, contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
         _make_cgroup(request, cgroup)
         undo.callback(cgroup.remove)
         if root is not None:
@@ -51,13 +61,12 @@ def create(request: CreateRequest) -> NamespacesContainer:
             "start": _make_start_fifo(held, request.state_dir),
             **hold_entrances(held, entrances(cgroup, request.spec)),
         }
-        launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots=slots)
         undo.callback(_end, launch, cgroup)
+        launch.give(plan.to_json(), slots)
         try:
             init = Creation(request, plan, cgroup).follow(launch)
         except ExecutorError as error:
             raise in_runcs_words(error, request.spec["process"]["args"][0], request.spec) from error
-        undo.pop_all()
     execution = Execution(launch, patience(request.spec, "startContainer"), request.options.trace)
     return NamespacesContainer(request.id, request.state_dir, init, start_time(init.pid) or 0, cgroup, execution, root)
 

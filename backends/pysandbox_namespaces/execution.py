@@ -15,27 +15,33 @@ from pysandbox_namespaces.process import open_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pysandbox.backend import ExecRequest, Process
     from pysandbox.cgroup.cgroup import Cgroup
     from pysandbox.executor import Launch
     from pysandbox.oci.types import Spec
 
 
-def execute(request: ExecRequest, container_id: str, spec: Spec, pid: int, started: int, cgroup: Cgroup) -> Process:
+def execute(
+    request: ExecRequest, container_id: str, read_spec: Callable[[], Spec], pid: int, started: int, cgroup: Cgroup
+) -> Process:
     """Run a process beside init, which is `pid` and began at `started`. On failure nothing of it is left."""
     with contextlib.ExitStack() as held:
         pidfd = open_process(pid, started)
         held.callback(os.close, pidfd)
-        opened = hold_entrances(held, {} if request.cgroup else entrances(cgroup, spec))
-        plan = plan_exec(request, container_id, spec, pid, list(opened))
-        launch = executor.spawn(plan.to_json(), stdio=request.stdio, slots={"process": pidfd, **opened})
-    try:
-        process = _follow(launch, request, spec, cgroup, pid)
-    except BaseException as error:
-        launch.abort()
-        if isinstance(error, ExecutorError):
-            raise in_runcs_words(error, request.process["args"][0], spec) from error
-        raise
+        launch = executor.start(request.stdio)  # first of all: it takes as long as the plan does
+        try:
+            spec = read_spec()
+            opened = hold_entrances(held, {} if request.cgroup else entrances(cgroup, spec))
+            plan = plan_exec(request, container_id, spec, pid, list(opened))
+            launch.give(plan.to_json(), {"process": pidfd, **opened})
+            process = _follow(launch, request, spec, cgroup, pid)
+        except BaseException as error:
+            launch.abort()
+            if isinstance(error, ExecutorError):
+                raise in_runcs_words(error, request.process["args"][0], spec) from error
+            raise
     launch.close()
     return process
 

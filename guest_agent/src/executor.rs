@@ -40,7 +40,12 @@ pub struct Executor {
 }
 
 impl Executor {
-    pub fn new(plan: Plan, slots: Slots, report: Report) -> Executor {
+    /// `times` are those of `sys::monotonic` at which it began to wait for the plan, and at which that came.
+    pub fn new(plan: Plan, slots: Slots, report: Report, times: [u64; 2]) -> Executor {
+        let begun = match plan.trace {
+            true => vec![(0, "wait_plan", times[0]), (0, "plan", times[1])],
+            false => Vec::new(),
+        };
         Executor {
             plan,
             slots,
@@ -57,7 +62,7 @@ impl Executor {
             home: None,
             umask: sys::umask(0),
             index: 0,
-            begun: Vec::new(),
+            begun,
         }
     }
 

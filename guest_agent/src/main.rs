@@ -1,7 +1,8 @@
 //! pysandbox-executor: carries out a plan that Python worked out, then executes the container's program.
 //!
-//! It is started as `pysandbox-init SLOT=N ...`, from a sealed memfd: `report` and `plan` always, more as the plan needs.
-//! It decides nothing. Operations are carried out in their order, and the first that fails ends it.
+//! It is started as `pysandbox-init report=N`, from a sealed memfd, while Python still plans. The plan and whatever else
+//! it needs come over the report socket, as slots. It decides nothing. Operations are carried out in their order, and the
+//! first that fails ends it.
 //!
 //! It begins where the C library calls a C program: what Rust does before its own `main` (it reads /proc/self/maps and
 //! makes a stack for the message of a stack overflow) costs as much as all of the container's bind mounts.
@@ -20,14 +21,13 @@ use pysandbox_guest::sys;
 extern "C" fn main() -> i32 {
     sys::reset_signals();
     sys::end_on_signals();
-    let slots = match Slots::from_arguments(arguments()) {
-        Ok(slots) => slots,
+    match Report::from_arguments(arguments()) {
+        Ok(report) => run(report),
         Err(reason) => {
             eprintln!("pysandbox-init: {reason}");
             sys::exit(1);
         }
-    };
-    run(slots)
+    }
 }
 
 /// The arguments as text: they are our own caller's, or a container's that executes /proc/self/exe with any bytes.
@@ -36,10 +36,15 @@ fn arguments() -> impl Iterator<Item = String> {
     arguments.map(|argument| argument.to_string_lossy().into_owned())
 }
 
-fn run(mut slots: Slots) -> ! {
-    let report = Report::new(slots.take("report"));
+fn run(report: Report) -> ! {
+    let waiting = sys::monotonic();
+    // Nothing has been done yet: a caller that has no plan, or has died, hears no word of ours.
+    let Some(mut slots) = Slots::receive(&report) else {
+        sys::exit(1);
+    };
+    let given = sys::monotonic();
     match read_plan(&mut slots, &report) {
-        Ok(plan) => Executor::new(plan, slots, report).run(),
+        Ok(plan) => Executor::new(plan, slots, report, [waiting, given]).run(),
         Err(failure) => {
             report.error(0, "plan", &failure);
             sys::exit(1);

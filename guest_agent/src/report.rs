@@ -44,6 +44,20 @@ impl<T> Context<T> for sys::Result<T> {
 pub struct Report(Option<OwnedFd>);
 
 impl Report {
+    /// Take over the socket that the command line names, as `report=N`.
+    pub fn from_arguments(arguments: impl Iterator<Item = String>) -> Result<Report, String> {
+        let mut socket = None;
+        for argument in arguments {
+            let number = match parse_argument(&argument) {
+                Some(number) if socket.is_none() => number,
+                _ => return Err(format!("{argument}: not of the form report=N")),
+            };
+            let fd = sys::adopt(number).map_err(|errno| format!("{argument}: {}", errno.text()))?;
+            socket = Some(fd);
+        }
+        Ok(Report(socket))
+    }
+
     pub fn new(socket: Option<OwnedFd>) -> Report {
         Report(socket)
     }
@@ -127,9 +141,34 @@ fn read_word(socket: BorrowedFd, buffer: &mut [u8]) -> sys::Result<usize> {
     }
 }
 
+fn parse_argument(argument: &str) -> Option<i32> {
+    let number = argument.strip_prefix("report=")?.parse().ok()?;
+    (number > 2).then_some(number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_argument_names_the_socket() {
+        assert_eq!(parse_argument("report=7"), Some(7));
+    }
+
+    #[test]
+    fn stdio_is_no_report_socket_and_nothing_else_is_an_argument() {
+        for argument in [
+            "report=2",
+            "report=-1",
+            "report=",
+            "report",
+            "=5",
+            "plan=5",
+            "report=5=6",
+        ] {
+            assert_eq!(parse_argument(argument), None, "{argument}");
+        }
+    }
 
     #[test]
     fn a_failure_carries_the_kernels_text_in_lower_case() {

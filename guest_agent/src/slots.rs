@@ -2,27 +2,44 @@
 
 use crate::report::{Failure, Outcome, Report};
 use crate::sys;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// The most slots that a caller hands over, and the bytes that their names take.
+const MOST: usize = 32;
+const LONGEST: usize = 4096;
 
 /// Named descriptors.
 #[derive(Default)]
 pub struct Slots(BTreeMap<String, OwnedFd>);
 
 impl Slots {
-    /// Take over what the command line names: `slot=N`.
-    pub fn from_arguments(arguments: impl Iterator<Item = String>) -> Result<Slots, String> {
-        let mut slots = Slots::default();
-        for argument in arguments {
-            let (name, number) = parse_argument(&argument)?;
-            let taken = slots.0.values().any(|fd| fd.as_raw_fd() == number);
-            if taken || slots.0.contains_key(name) {
-                return Err(format!("{argument}: given twice"));
-            }
-            let fd = sys::adopt(number).map_err(|errno| format!("{argument}: {}", errno.text()))?;
-            slots.0.insert(name.to_string(), fd);
+    /// Wait for the caller to hand descriptors over, in the first datagram: `{"slots": [name, ...]}`. None for anything
+    /// else, and for the end of the socket.
+    pub fn receive(report: &Report) -> Option<Slots> {
+        let mut buffer = [0u8; LONGEST];
+        let mut descriptors = Vec::new();
+        let length = sys::receive_with(report.as_fd()?, &mut buffer, &mut descriptors, 0).ok()?;
+        Slots::named(&buffer[..length], descriptors)
+    }
+
+    fn named(datagram: &[u8], descriptors: Vec<OwnedFd>) -> Option<Slots> {
+        let Value::Object(members) = serde_json::from_slice(datagram).ok()? else {
+            return None;
+        };
+        let names = members.get("slots")?.as_array()?;
+        if members.len() != 1 || names.len() != descriptors.len() || names.len() > MOST {
+            return None;
         }
-        Ok(slots)
+        let mut slots = Slots::default();
+        for (name, descriptor) in names.iter().zip(descriptors) {
+            let name = name.as_str().filter(|name| !name.is_empty())?;
+            if slots.0.insert(name.to_string(), descriptor).is_some() {
+                return None;
+            }
+        }
+        Some(slots)
     }
 
     pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
@@ -71,29 +88,64 @@ pub fn close_around(mut kept: Vec<u32>, first: u32) -> sys::Result<()> {
     sys::close_range(next, u32::MAX, false)
 }
 
-fn parse_argument(argument: &str) -> Result<(&str, i32), String> {
-    let wrong = || format!("{argument}: not of the form slot=N");
-    let (name, number) = argument.split_once('=').ok_or_else(wrong)?;
-    match number.parse::<i32>() {
-        Ok(number) if number > 2 && !name.is_empty() => Ok((name, number)),
-        _ => Err(wrong()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_argument_names_a_slot_and_its_descriptor() {
-        assert_eq!(parse_argument("report=7"), Ok(("report", 7)));
+    fn descriptors(count: usize) -> Vec<OwnedFd> {
+        let null = || sys::open(c"/dev/null", libc::O_RDONLY).unwrap();
+        (0..count).map(|_| null()).collect()
     }
 
     #[test]
-    fn stdio_is_no_slot() {
-        assert!(parse_argument("report=2").is_err());
-        assert!(parse_argument("report=-1").is_err());
-        assert!(parse_argument("report").is_err());
-        assert!(parse_argument("=5").is_err());
+    fn descriptors_get_the_names_that_came_with_them() {
+        let given = descriptors(2);
+        let numbers: Vec<_> = given.iter().map(|fd| fd.as_raw_fd()).collect();
+        let mut slots = Slots::named(br#"{"slots": ["plan", "tasks0"]}"#, given).unwrap();
+        assert_eq!(slots.take("tasks0").unwrap().as_raw_fd(), numbers[1]);
+        assert_eq!(slots.take("plan").unwrap().as_raw_fd(), numbers[0]);
+    }
+
+    #[test]
+    fn a_datagram_that_is_not_of_the_protocol_hands_nothing_over() {
+        let odd: [(&[u8], usize); 14] = [
+            (b"", 0),
+            (b"\xff", 1),
+            (b"{", 1),
+            (b"[\"plan\"]", 1),
+            (br#"{"go":true}"#, 0),
+            (br#"{"slots":"plan"}"#, 1),
+            (br#"{"slots":["plan"]} x"#, 1),
+            (br#"{"slots":["plan"],"more":1}"#, 1),
+            (br#"{"slots":["plan"]}"#, 0),
+            (br#"{"slots":["plan"]}"#, 2),
+            (br#"{"slots":["plan","plan"]}"#, 2),
+            (br#"{"slots":["plan",""]}"#, 2),
+            (br#"{"slots":["plan",1]}"#, 2),
+            (br#"{"slots":["plan",null]}"#, 2),
+        ];
+        for (datagram, count) in odd {
+            let text = String::from_utf8_lossy(datagram);
+            assert!(
+                Slots::named(datagram, descriptors(count)).is_none(),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_number_of_slots_has_a_limit() {
+        let named = |count: usize| {
+            let names: Vec<String> = (0..count).map(|number| format!("\"s{number}\"")).collect();
+            let datagram = format!("{{\"slots\":[{}]}}", names.join(","));
+            Slots::named(datagram.as_bytes(), descriptors(count))
+        };
+        assert!(named(MOST).is_some());
+        assert!(named(MOST + 1).is_none());
+    }
+
+    #[test]
+    fn there_is_nothing_to_receive_without_a_socket() {
+        assert!(Slots::receive(&Report::new(None)).is_none());
     }
 }

@@ -1505,19 +1505,20 @@ pub fn send_with(socket: BorrowedFd, data: &[u8], descriptors: &[RawFd]) -> Resu
     check(result as i64).map(|length| length as usize)
 }
 
-/// recvmsg(2) without waiting: how many bytes came (0 at the end of file); descriptors that came along are added to
-/// `descriptors`, closed on exec. EMSGSIZE when some of them did not fit.
+/// recvmsg(2): how many bytes came (0 at the end of file); descriptors that came along are added to `descriptors`,
+/// closed on exec. EMSGSIZE when not all of a datagram or of the descriptors fitted.
 pub fn receive_with(
     socket: BorrowedFd,
     buffer: &mut [u8],
     descriptors: &mut Vec<OwnedFd>,
+    flags: i32,
 ) -> Result<usize> {
     let mut control = [0u64; RIGHTS];
     let mut vector = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
     };
-    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    let flags = flags | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: pointers, results, descriptors: the kernel has just installed those that the control messages name, and
     // says how long each message is.
     unsafe {
@@ -1539,7 +1540,7 @@ pub fn receive_with(
             }
             header = libc::CMSG_NXTHDR(&message, header);
         }
-        if message.msg_flags & libc::MSG_CTRUNC != 0 {
+        if message.msg_flags & (libc::MSG_CTRUNC | libc::MSG_TRUNC) != 0 {
             return Err(Errno(libc::EMSGSIZE));
         }
         Ok(length as usize)

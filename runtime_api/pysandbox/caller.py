@@ -25,6 +25,19 @@ class Cold(BaseException):
     """
 
 
+class Start:
+    """A program that is being started."""
+
+    def __init__(self, pid: int = 0, error: Exception | None = None) -> None:
+        self._pid, self._error = pid, error
+
+    def pid(self) -> int:
+        """Return the child's pid as soon as it is known. Raises OSError as posix_spawn(3) does."""
+        if self._error is not None:
+            raise self._error
+        return self._pid
+
+
 class Caller:
     """This very process."""
 
@@ -72,6 +85,18 @@ class Caller:
         was started cold is not forked, it may have threads: False, and a program must be started.
         """
         return False
+
+    def begin(
+        self, program: str | int, args: Sequence[str], env: Mapping[str, str] | None, streams: Sequence[int]
+    ) -> Start:
+        """Start a program as `spawn` does; its pid, and what went wrong, can be asked for later.
+
+        The descriptors may be closed at once.
+        """
+        try:
+            return Start(self.spawn(program, args, env, streams))
+        except OSError as error:
+            return Start(error=error)
 
     def reap(self, pid: int) -> int | None:
         """Take a child's wait status, None while it runs. Raises ChildProcessError for what is no child."""

@@ -1,12 +1,16 @@
-"""Run a plan: seal the executor, spawn it, talk to it over the report socket.
+"""Run a plan: start the sealed executor, give it the plan, talk to it over the report socket.
 
-`spawn` has the caller's process start the static executor from a sealed memfd. Its argv is `pysandbox-init` and one
-`slot=N` for each descriptor it gets: `report` (SOCK_SEQPACKET), `plan` (a memfd holding the plan's JSON), and what the
-caller adds (`start`, `process`, `cgroup`). Descriptors 3 … 2+preserve are the container's own, in order.
+`start` has the caller's process start the static executor from a sealed memfd, as `pysandbox-init report=N`: N is its
+end of the report socket (SOCK_SEQPACKET), descriptors 3 … 2+preserve are the container's own, in order. It waits for
+its first datagram, which `give` sends: {"slots": [name, …]}, with one SCM_RIGHTS descriptor for each name, at most 32.
+`plan` is a memfd with the plan's JSON; the caller adds what the plan needs (`start`, `process`, `cgroup`). So the
+executor starts while Python still plans. End of file, or anything odd, in place of that datagram: it exits without a
+word, having done nothing.
 
 One JSON object in each datagram. From the executor:
 
-    {"steps": [[i, name, CLOCK_MONOTONIC in ns], …]}   what has begun since the last; only under "trace": true
+    {"steps": [[i, name, CLOCK_MONOTONIC in ns], …]}   what has begun since the last; only under "trace": true. The
+                                                       first two are `wait_plan`, and `plan` when that came, both i 0
     {"stop": name}                                     waits for {"go": true}
     {"pid": n}                                         after clone, from the new process, before all else it says;
                                                        and once more from the one that made it
@@ -34,7 +38,7 @@ import stat
 import sys
 import time
 
-from pysandbox.caller import current
+from pysandbox.caller import Start, current
 from pysandbox.errors import DeadlineExceeded, SandboxError, Unavailable
 from pysandbox.record import dataclass
 
@@ -51,6 +55,8 @@ PROGRAM = "pysandbox-executor"
 ARGV0 = "pysandbox-init"
 #: Seconds that one message may take. Hooks inside the container have their own time-outs, so this is generous.
 MESSAGE_TIMEOUT = 60.0
+#: The most descriptors that one executor is given (`MOST` in guest_agent/src/slots.rs).
+MOST_SLOTS = 32
 #: Seconds for processes to end once they have been killed.
 END_TIMEOUT = 10.0
 #: No datagram of the executor is longer: an error's text is cut at 8 KiB.
@@ -123,15 +129,44 @@ Message = Step | Stop | Pid | Descriptor | Listener
 
 
 class Launch:
-    """A running executor. `close` lets it go on alone, `abort` ends it."""
+    """An executor that waits for its plan, then runs. `close` lets it go on alone, `abort` ends it."""
 
-    def __init__(self, outer_pid: int, report: _socket.socket, spawned: int = 0) -> None:
-        self.outer_pid = outer_pid
+    def __init__(self, outer: Start, report: _socket.socket, spawned: int = 0) -> None:
+        self._outer = outer
         self.spawned = spawned  # CLOCK_MONOTONIC in ns
         self.pid = 0
         self._report: _socket.socket | None = report
         self._outer_ended = False
         self._steps: list[Step] = []  # received and not yet returned
+
+    @property
+    def outer_pid(self) -> int:
+        """The process that was spawned. Raises OSError or Unavailable where it could not be."""
+        return self._outer.pid()
+
+    def give(self, plan_json: bytes, slots: Mapping[str, int]) -> None:
+        """Hand over the plan and what it needs. The descriptors in `slots` stay the caller's.
+
+        Raises OSError for trouble with the kernel, Unavailable where there is no executor to trust; then, as whenever
+        there is no plan to give, the launch is the caller's to abort. An executor that has died shows at `next`.
+        """
+        if len(slots) >= MOST_SLOTS:
+            raise ValueError(f"{len(slots)} slots and the plan are more than an executor takes")
+        plan = _memfd("plan", plan_json)
+        try:
+            self._send_slots({"plan": plan, **slots})
+        finally:
+            os.close(plan)
+        self._outer.pid()  # from here on the end of the socket is the end of the executor
+
+    def _send_slots(self, slots: Mapping[str, int]) -> None:
+        if self._report is None:
+            return
+        names = json.dumps({"slots": list(slots)}).encode()
+        numbers = b"".join(number.to_bytes(4, sys.byteorder) for number in slots.values())
+        control = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)]
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._report.sendmsg([names], control, _socket.MSG_NOSIGNAL)
 
     def next(self, timeout: float = MESSAGE_TIMEOUT) -> Message | None:
         """Return the executor's next message, None when the program has been executed.
@@ -234,6 +269,10 @@ class Launch:
 
     def abort(self) -> None:
         """Kill what was made and reap it. Safe to call twice, and after the processes ended by themselves."""
+        try:
+            self._outer.pid()
+        except (OSError, SandboxError):  # it has never started
+            self._outer_ended = True
         self._take_pid()
         self.close()
         if not self._outer_ended:
@@ -320,39 +359,73 @@ def _wait(pid: int) -> int:
 
 
 def spawn(plan_json: bytes, *, stdio: Stdio, slots: Mapping[str, int]) -> Launch:
-    """Start an executor with the plan. The descriptors in `stdio` and `slots` stay the caller's.
+    """Start an executor with the plan: `start` and `give`, for whoever has all of it at once."""
+    launch = start(stdio)
+    try:
+        launch.give(plan_json, slots)
+    except BaseException:
+        launch.abort()
+        raise
+    return launch
+
+
+def start(stdio: Stdio) -> Launch:
+    """Start an executor that waits for `Launch.give`. The descriptors in `stdio` stay the caller's, open until then.
 
     Raises Unavailable where there is no executor to trust, OSError for trouble with the kernel. A plan's
     `parent_death_signal` looks at the calling *thread* (prctl(2)): it must live until the plan takes the signal back.
+    Until the plan comes, the end of the report socket tells the executor that its caller has died.
     """
-    with contextlib.ExitStack() as held:
-        plan = _hold(held, _memfd("plan", plan_json))
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        held.callback(theirs.close)
-        given = {"report": theirs.fileno(), "plan": plan, **slots}
-        streams = [stdio.stdin, stdio.stdout, stdio.stderr, *stdio.preserved]
-        arguments = [ARGV0, *(f"{name}={number}" for number, name in enumerate(given, len(streams)))]
-        spawned = time.monotonic_ns()
-        try:
-            outer = _start(arguments, [*streams, *given.values()])
-        except BaseException:
-            ours.close()
-            raise
-    return Launch(outer, ours, spawned)
-
-
-def _start(arguments: list[str], streams: list[int]) -> int:
-    """Start the copy that is held, or one of its own; return the pid."""
-    if _held is not None:
-        try:
-            return current().spawn(_held, arguments, {}, streams)
-        except PermissionError:
-            pass  # a container that got hold of it has taken its mode away: by an ACL, which seals do not stop
-    copy = sealed_executor()
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
-        return current().spawn(copy, arguments, {}, streams)
-    finally:
-        os.close(copy)
+        outer = _Outer([stdio.stdin, stdio.stdout, stdio.stderr, *stdio.preserved], theirs)
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
+    return Launch(outer, ours, outer.since)
+
+
+class _Outer(Start):
+    """The executor's first process, started from the copy that is held, or from one of its own."""
+
+    def __init__(self, streams: list[int], report: _socket.socket) -> None:
+        super().__init__()
+        self._arguments = [ARGV0, f"report={len(streams)}"]
+        self._streams = [*streams, report.fileno()]
+        self._report: _socket.socket | None = report  # until it has been started with it
+        self._shared = _held is not None
+        copy = _held if _held is not None else sealed_executor()
+        self.since = time.monotonic_ns()
+        try:
+            self._begun = current().begin(copy, self._arguments, {}, self._streams)
+        finally:
+            if not self._shared:
+                os.close(copy)
+
+    def pid(self) -> int:
+        """Return its pid as soon as it is known. Raises OSError or Unavailable where it did not start."""
+        if self._report is not None:
+            try:
+                self._pid = self._started()
+            except (OSError, SandboxError) as error:
+                self._error = error
+            self._report.close()
+            self._report = None
+        return super().pid()
+
+    def _started(self) -> int:
+        try:
+            return self._begun.pid()
+        except PermissionError:
+            if not self._shared:
+                raise
+        # A container that got hold of the shared copy has taken its mode away: by an ACL, which seals do not stop.
+        copy = sealed_executor()
+        try:
+            return current().spawn(copy, self._arguments, {}, self._streams)
+        finally:
+            os.close(copy)
 
 
 def hold_executor(at_least: int) -> None:
@@ -376,11 +449,6 @@ def held_executor() -> int | None:
 
 
 _held: int | None = None
-
-
-def _hold(held: contextlib.ExitStack, descriptor: int) -> int:
-    held.callback(os.close, descriptor)
-    return descriptor
 
 
 def _memfd(name: str, content: bytes) -> int:

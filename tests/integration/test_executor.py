@@ -26,6 +26,7 @@ from runtime import children, end_children, eventually
 
 from pysandbox import executor
 from pysandbox.backend import Stdio
+from pysandbox.caller import Start
 from pysandbox.errors import DeadlineExceeded, Unavailable
 from pysandbox.executor import Descriptor, ExecutorError, Launch, Listener, Pid, Step, Stop
 from pysandbox.plan import operation as op
@@ -198,9 +199,175 @@ def test_tracing_reports_every_operation_with_rising_times(rootfs: Path, tmp_pat
     ran = spawn(plan, tmp_path / "out", trace=True).talk()
     assert ran.wait() == 0
     steps = [message for message in ran.messages if isinstance(message, Step)]
-    assert [step.op for step in steps] == [operation.name for operation in plan]
-    assert [step.index for step in steps] == list(range(len(plan)))
-    assert sorted(step.ns for step in steps) == [step.ns for step in steps]
+    assert [step.op for step in steps] == ["wait_plan", "plan", *(operation.name for operation in plan)]
+    assert [step.index for step in steps] == [0, 0, *range(len(plan))]
+    times = [ran.launch.spawned, *(step.ns for step in steps)]
+    assert sorted(times) == times
+
+
+# -- start and give ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def null() -> Iterator[int]:
+    descriptor = os.open("/dev/null", os.O_RDWR)
+    yield descriptor
+    os.close(descriptor)
+
+
+def exit_code(pid: int) -> int:
+    """Reap a child that ends by itself."""
+    eventually(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None, f"{pid} ends")
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_an_executor_that_was_started_waits_for_its_plan(rootfs: Path, tmp_path: Path) -> None:
+    plan = Plan(operations=[*beginning(rootfs), op.pivot_root(), *sh("echo ran")], trace=True).to_json()
+    with (tmp_path / "out").open("wb") as out:
+        launch = executor.start(Stdio(stdout=out.fileno()))
+    time.sleep(0.2)
+    given = time.monotonic_ns()
+    launch.give(plan, {})
+    ran = Run(launch, tmp_path / "out").talk()
+    assert (ran.wait(), ran.text) == (0, "ran\n")
+    waits, came = (message for message in ran.messages[:2] if isinstance(message, Step))
+    assert (waits.op, came.op) == ("wait_plan", "plan")
+    assert launch.spawned < waits.ns < given < came.ns
+
+
+def test_what_is_given_is_closed_on_exec(tmp_path: Path) -> None:
+    start = os.open(_fifo(tmp_path), os.O_RDWR)
+    ran = spawn([op.stop("here")], tmp_path / "out", start=start).talk(until="here")
+    os.close(start)
+    of = Path(f"/proc/{ran.launch.outer_pid}")
+    flags = {
+        os.readlink(of / "fd" / entry.name): int(entry.read_text().split("flags:\t")[1].split()[0], 8)
+        for entry in (of / "fdinfo").iterdir()
+        if int(entry.name) > 2
+    }
+    ran.launch.abort()
+    assert str(tmp_path / "fifo") in flags
+    assert all(flag & os.O_CLOEXEC for flag in flags.values()), flags
+
+
+def test_an_executor_without_a_plan_ends_with_its_caller_and_without_a_word(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as out:
+        launch = executor.start(Stdio(stdout=out.fileno(), stderr=out.fileno()))
+    pid = launch.outer_pid
+    launch.close()
+    assert exit_code(pid) == 1
+    assert (tmp_path / "out").read_bytes() == b""
+
+
+def test_an_abort_before_the_plan_leaves_nothing() -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    for delay in (0, 0.0005, 0.002, 0.008):
+        launch = executor.start(Stdio())
+        time.sleep(delay)
+        launch.abort()
+        assert not os.path.exists(f"/proc/{launch.outer_pid}")
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_more_slots_than_an_executor_takes_are_refused_before_they_are_sent(null: int) -> None:
+    with pytest.raises(ValueError, match="32 slots"):
+        executor.spawn(b"{}", stdio=Stdio(), slots={f"s{number}": null for number in range(executor.MOST_SLOTS)})
+
+
+def test_as_many_slots_as_an_executor_takes_arrive(null: int) -> None:
+    names = [f"tasks{number}" for number in range(executor.MOST_SLOTS - 1)]
+    plan = Plan(operations=[op.enter_cgroups(names), op.stop("here")]).to_json()
+    launch = executor.spawn(plan, stdio=Stdio(), slots=dict.fromkeys(names, null))
+    assert launch.next() == Stop("here")
+    launch.abort()
+
+
+def test_an_executor_that_cannot_be_started_is_told_at_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+
+    def fail(*_: object, **__: object) -> int:
+        raise BlockingIOError("no process left")
+
+    monkeypatch.setattr("os.posix_spawn", fail)
+    launch = executor.start(Stdio())
+    with pytest.raises(BlockingIOError):
+        launch.give(b"{}", {})
+    launch.abort()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def first_datagram(datagram: bytes, descriptors: Sequence[int], output: Path) -> tuple[int, bytes]:
+    """Start an executor and send it one datagram; its exit code, and what it has to say."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with output.open("wb") as out, ours:
+        arguments = ["pysandbox-init", f"report={theirs.fileno()}"]
+        process = subprocess.Popen(
+            arguments, executable=executor.executor_path(), pass_fds=[theirs.fileno()], stdout=out, stderr=out
+        )
+        theirs.close()
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        ours.sendmsg([datagram], rights)
+        ours.settimeout(END_TIMEOUT)
+        said = ours.recv(65536)
+        return process.wait(END_TIMEOUT), said
+
+
+@pytest.mark.parametrize(
+    ("datagram", "count"),
+    [
+        (b"{", 1),
+        (b"\xff", 1),
+        (b'["plan"]', 1),
+        (b'{"go":true}', 0),
+        (b'{"slots":["plan"],"go":true}', 1),
+        (b'{"slots":["plan"]}', 0),
+        (b'{"slots":["plan"]}', 2),
+        (b'{"slots":["plan","plan"]}', 2),
+        (b'{"slots":["plan",""]}', 2),
+        (b'{"slots":["plan",7]}', 2),
+        (json.dumps({"slots": ["plan", *(f"s{number}" for number in range(32))]}).encode(), 33),
+        (json.dumps({"slots": ["plan" + " " * 5000]}).encode(), 1),
+        (b"[" * 4000, 0),
+    ],
+    ids=lambda value: value[:28].decode(errors="replace") if isinstance(value, bytes) else str(value),
+)
+def test_an_odd_first_datagram_ends_the_executor_without_a_word(
+    datagram: bytes, count: int, null: int, tmp_path: Path
+) -> None:
+    assert first_datagram(datagram, [null] * count, tmp_path / "out") == (1, b"")
+    assert (tmp_path / "out").read_bytes() == b""
+
+
+def test_slots_without_a_plan_are_an_error_that_is_told(null: int, tmp_path: Path) -> None:
+    code, said = first_datagram(b'{"slots":["start"]}', [null], tmp_path / "out")
+    assert code == 1
+    assert json.loads(said)["error"]["text"] == "no slot named plan"
+
+
+def test_an_executor_whose_caller_dies_before_it_gives_the_plan_dies_too(tmp_path: Path) -> None:
+    caller = _caller(
+        tmp_path,
+        "launch = executor.start(Stdio())\n"
+        "print(launch.outer_pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )  # fmt: skip
+    assert caller.stdout is not None
+    pid = int(caller.stdout.readline())
+    assert os.path.exists(f"/proc/{pid}")
+    caller.kill()
+    caller.communicate()
+    eventually(lambda: pid not in _grandchildren() and not os.path.exists(f"/proc/{pid}"), "it is gone", seconds=5)
+
+
+def _caller(tmp_path: Path, script: str) -> subprocess.Popen[bytes]:
+    """A process that talks to an executor; who reads its lines may kill it then."""
+    path = tmp_path / "caller.py"
+    path.write_text(f"import sys\nfrom pysandbox import executor\nfrom pysandbox.backend import Stdio\n{script}")
+    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.Popen([sys.executable, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+
+# -- plans -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1069,7 +1236,7 @@ def test_a_container_cannot_write_the_executor_it_was_started_by(rootfs: Path, t
     ]  # fmt: skip
     ran = spawn(plan, tmp_path / "out").talk()
     assert ran.wait() == 1
-    assert "not of the form slot=N" in ran.text
+    assert "not of the form report=N" in ran.text
     assert Path(executor.executor_path()).read_bytes() == before
 
 
@@ -1107,15 +1274,27 @@ def test_spawning_leaves_no_descriptor_behind(rootfs: Path, tmp_path: Path) -> N
     assert sorted(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_slot_given_twice_is_refused(tmp_path: Path) -> None:
-    program = executor.executor_path()
-    ended = subprocess.run([program, "report=1000"], capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr) == (1, "pysandbox-init: report=1000: bad file descriptor\n")
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["report=1000"], "report=1000: bad file descriptor"),
+        (["report=0"], "report=0: not of the form report=N"),
+        (["plan=3"], "plan=3: not of the form report=N"),
+        ([b"\xff"], "\ufffd: not of the form report=N"),
+    ],
+)
+def test_arguments_that_are_not_of_the_protocol_are_refused(arguments: list[str | bytes], text: str) -> None:
+    ended = subprocess.run([executor.executor_path(), *arguments], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, f"pysandbox-init: {text}\n")
 
 
-def test_arguments_that_are_no_text_are_refused(tmp_path: Path) -> None:
-    ended = subprocess.run([executor.executor_path(), b"\xff"], capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr) == (1, "pysandbox-init: \ufffd: not of the form slot=N\n")
+def test_the_report_socket_is_named_once(null: int) -> None:
+    again = ["report=3", "report=4"]
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f"exec {executor.executor_path()} {' '.join(again)} 3>&0 4>&0"],
+        stdin=null, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (1, "pysandbox-init: report=4: not of the form report=N\n")
 
 
 def test_an_executor_that_others_can_write_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -1171,24 +1350,17 @@ def _grandchildren() -> list[int]:
 @pytest.mark.parametrize("name", STOPS)
 def test_an_executor_whose_caller_dies_dies_too(rootfs: Path, tmp_path: Path, name: str) -> None:
     """The caller is killed at each stop; nobody says a word to the executor."""
-    script = tmp_path / "caller.py"
     plan = tmp_path / "plan"
     plan.write_bytes(Plan(operations=stopping(rootfs)).to_json())
-    script.write_text(
-        "import sys\n"
-        "from pysandbox import executor\n"
-        "from pysandbox.backend import Stdio\n"
+    caller = _caller(
+        tmp_path,
         f"launch = executor.spawn(open({str(plan)!r}, 'rb').read(), stdio=Stdio(), slots={{}})\n"
         "while (message := launch.next()) is not None:\n"
         "    if isinstance(message, executor.Stop):\n"
         f"        if message.name == {name!r}:\n"
         "            print(launch.pid or launch.outer_pid, flush=True)\n"
         "            sys.stdin.read()\n"
-        "        launch.go()\n"
-    )
-    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    caller = subprocess.Popen(
-        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        "        launch.go()\n",
     )
     assert caller.stdout is not None
     pid = int(caller.stdout.readline())
@@ -1222,7 +1394,7 @@ def test_an_executor_that_is_killed_is_no_success(rootfs: Path, tmp_path: Path) 
 def test_a_message_nobody_sent_is_refused() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sleeper = subprocess.Popen(["sleep", "1000"])
-    launch = Launch(sleeper.pid, ours)  # type: ignore[arg-type]
+    launch = Launch(Start(sleeper.pid), ours)  # type: ignore[arg-type]
     read, write = os.pipe()
     before = set(os.listdir("/proc/self/fd"))
     theirs.sendmsg([b'{"surprise":1}'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [read]))])
@@ -1245,7 +1417,7 @@ def test_an_odd_message_ends_the_launch_in_one_line(datagram: bytes) -> None:
     """Who may trace the executor of an exec in a container can speak for it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sleeper = subprocess.Popen(["sleep", "1000"])
-    launch = Launch(sleeper.pid, ours)  # type: ignore[arg-type]
+    launch = Launch(Start(sleeper.pid), ours)  # type: ignore[arg-type]
     for _ in range(2):  # the second is met by the search for a pid
         theirs.send(datagram)
     theirs.close()

@@ -126,7 +126,8 @@ impl Connection {
                 reading => return reading,
             }
             let socket = self.socket.as_fd();
-            match sys::receive_with(socket, &mut buffer, &mut self.descriptors) {
+            let descriptors = &mut self.descriptors;
+            match sys::receive_with(socket, &mut buffer, descriptors, libc::MSG_DONTWAIT) {
                 Ok(0) | Err(Errno(libc::ECONNRESET)) => return Reading::Closed,
                 Ok(length) => self.received.extend_from_slice(&buffer[..length]),
                 Err(Errno(libc::EINTR)) => {}

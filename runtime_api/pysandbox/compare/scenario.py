@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MEMORY = "peak memory"
 EXECUTOR = "executor"
 FLOOR = "floor"
-#: Operations in which the executor waits.
-WAITS = {"stop", "wait_start"}
+#: Steps in which the executor waits: `wait_plan` ends when the plan has come.
+WAITS = {"wait_plan", "stop", "wait_start"}
 
 
 class Bench:
@@ -129,7 +129,10 @@ class Bench:
         yield "state", self.command("state", self._long)
 
     def executor(self) -> Iterator[tuple[str, float]]:
-        """The executor's own share of `run true`, from its spawn to the user's program, as `--trace` tells it."""
+        """The executor's own share of `run true`, from its spawn to the user's program, as `--trace` tells it.
+
+        It is work, and not time that a caller waits: the start of the executor goes on while Python plans.
+        """
         if not self.contender.ours:
             return
         self.command("run", "--trace", *self._bundle("true"), _new_id())
@@ -186,7 +189,7 @@ def traced_milliseconds(text: str) -> float:
     """Return the sum of the steps of a `--trace`, but those in which the executor waited for the front end.
 
     A line is `12.345 ms  +0.123  step`: what came before this step took 0.123. Between one of `WAITS` and the next, the
-    front end was at work: the record, limits, hooks.
+    front end was at work: the plan, the record, limits, hooks. What the executor did before that, it did beside it.
     """
     steps = [line.split() for line in text.splitlines() if line.split()[1:2] == ["ms"]]
     if not steps:

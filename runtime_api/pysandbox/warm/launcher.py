@@ -6,7 +6,7 @@ import contextlib
 import gc
 import os
 
-from pysandbox.caller import Caller, Cold, become
+from pysandbox.caller import Caller, Cold, Start, become
 from pysandbox.cgroup.layout import read_layout
 from pysandbox.executor import held_executor
 from pysandbox.warm.wire import Closed, receive, send
@@ -20,8 +20,33 @@ if TYPE_CHECKING:
     from pysandbox.warm.life import Life
 
 
+class _Asked(Start):
+    """A program that the launcher was asked to start and has not told of yet."""
+
+    def __init__(self, launcher: Launcher, path: str | None) -> None:
+        super().__init__()
+        self._launcher, self._path = launcher, path
+
+    def pid(self) -> int:
+        """Take the answer, if nobody has."""
+        self._launcher.settle()
+        return super().pid()
+
+    def take(self, answer: dict[str, Any]) -> None:
+        """Keep what the launcher says."""
+        try:
+            self._pid = _value(answer, "pid", self._path)
+        except OSError as error:
+            self._error = error
+
+
 class Launcher(Caller):
-    """The process at the other end of a connection. `own` are the numbers of the descriptors it has itself."""
+    """The process at the other end of a connection. `own` are the numbers of the descriptors it has itself.
+
+    It is asked one thing at a time: whatever is sent takes the answer to `begin` first, if that is still to come.
+    """
+
+    _asked: _Asked | None = None  # whose answer is the next to come
 
     def __init__(self, connection: _socket.socket, pid: int, own: frozenset[int], life: Life) -> None:
         self._connection = connection
@@ -48,6 +73,23 @@ class Launcher(Caller):
         group: bool = False,
     ) -> int:
         """Have the launcher start a program: see `Caller.spawn`. Raises OSError as posix_spawn(3) does."""
+        return self._begin(program, args, env, streams, group=group).pid()
+
+    def begin(
+        self, program: str | int, args: Sequence[str], env: Mapping[str, str] | None, streams: Sequence[int]
+    ) -> Start:
+        """Have the launcher start a program while this process goes on."""
+        return self._begin(program, args, env, streams, group=False)
+
+    def _begin(
+        self,
+        program: str | int,
+        args: Sequence[str],
+        env: Mapping[str, str] | None,
+        streams: Sequence[int],
+        *,
+        group: bool,
+    ) -> _Asked:
         sent = [program] if isinstance(program, int) else []
         first = len(sent)
         numbers = []
@@ -62,10 +104,17 @@ class Launcher(Caller):
         directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             request = {"program": path, "args": list(args), "env": environment, "streams": numbers, "group": group}
-            pid: int = self._ask({"spawn": request}, "pid", path, [*sent, directory])
+            self._send({"spawn": request}, [*sent, directory])
         finally:
             os.close(directory)
-        return pid
+        self._asked = _Asked(self, path)
+        return self._asked
+
+    def settle(self) -> None:
+        """Take the answer to the last `begin`, if it is still to come."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.take(self._receive())
 
     def detach(self, serve: Callable[[], int], *keep: int) -> bool:
         """Fork once more: the launcher may end, and the fork with it not."""
@@ -105,31 +154,47 @@ class Launcher(Caller):
     def exit(self, code: int) -> None:
         """Let the launcher end, which is not our end any more. It may have been killed before."""
         self._life.part()
-        try:
-            send(self._connection, {"exit": code})
-        except Closed:
-            pass
+        self._tell({"exit": code})
 
     def run_cold(self, reason: str) -> None:
         """Have the launcher run the command itself."""
+        self._tell({"cold": reason})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Say the last word."""
         try:
-            send(self._connection, {"cold": reason})
+            send(self._connection, message)
         except Closed:
             pass
 
-    def _ask(self, request: dict[str, Any], key: str, path: str | None = None, descriptors: Sequence[int] = ()) -> Any:
-        """Send a request and return what the answer holds. A launcher that is gone takes us with it: SystemExit."""
+    def _ask(self, request: dict[str, Any], key: str) -> Any:
+        """Send a request and return what the answer holds."""
+        self._send(request)
+        return _value(self._receive(), key, None)
+
+    def _send(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        self.settle()
         try:
             send(self._connection, request, descriptors)
+        except Closed:
+            raise SystemExit(1) from None
+
+    def _receive(self) -> dict[str, Any]:
+        """Return the answer. A launcher that is gone takes us with it: SystemExit."""
+        try:
             answer, unexpected = receive(self._connection)
         except Closed:
             # The kernel kills us for its death; that we see the connection's end first is all this is.
             raise SystemExit(1) from None
         for descriptor in unexpected:
             os.close(descriptor)
-        if "errno" in answer:
-            raise OSError(answer["errno"], os.strerror(answer["errno"]), path)
-        return answer[key]
+        return answer
+
+
+def _value(answer: dict[str, Any], key: str, path: str | None) -> Any:
+    if "errno" in answer:
+        raise OSError(answer["errno"], os.strerror(answer["errno"]), path)
+    return answer[key]
 
 
 def _close_all_but(kept: set[int | None]) -> None:

@@ -21,6 +21,17 @@ def test_the_executors_share_is_its_steps_without_the_answers_it_waited_for() ->
     assert traced_milliseconds(TRACE) == 1.0 + 0.5 + 0.25
 
 
+def test_the_executors_share_is_its_start_and_what_follows_the_plan_but_not_the_wait_for_it() -> None:
+    trace = """\
+    0.000 ms  +   0.000  spawn
+    0.750 ms  +   0.750  wait_plan
+    3.000 ms  +   2.250  plan
+    3.250 ms  +   0.250  enter_cgroups
+    4.250 ms  +   1.000  stop
+"""
+    assert traced_milliseconds(trace) == 0.75 + 0.25 + 1.0
+
+
 def test_other_lines_of_a_trace_count_for_nothing() -> None:
     assert traced_milliseconds("hello\n\n" + TRACE + 'time="…" level=warning msg="5 ms + 3"\n') == 1.75
 
