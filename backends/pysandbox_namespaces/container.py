@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pysandbox.backend import ExecRequest, ExitStatus
     from pysandbox.cgroup.cgroup import Cgroup
+    from pysandbox.cgroup.oom import OomWatch
     from pysandbox.oci.types import Resources, Spec
     from pysandbox_namespaces.conversation import Execution
     from pysandbox_namespaces.rootmount import RootMount
@@ -141,6 +142,10 @@ class NamespacesContainer(Container):
     def wait_oom(self) -> None:
         """Block on the kernel's notification."""
         self._cgroup.wait_oom()
+
+    def watch_oom(self) -> OomWatch | None:
+        """Ask for the kernel's notification."""
+        return self._cgroup.watch_oom()
 
     def _spec(self) -> Spec:
         """Return the spec as it was when the container was created: the bundle may be gone or changed by now."""

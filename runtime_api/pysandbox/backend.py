@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, ClassVar
 
+    from pysandbox.cgroup.oom import OomWatch
     from pysandbox.oci.types import Process as ProcessSpec
     from pysandbox.oci.types import Resources, Spec
 
@@ -197,6 +198,10 @@ class Container(abc.ABC):
 
     def wait_oom(self) -> None:
         """Block until the kernel has killed a process of the container for memory, or the container is gone."""
+        raise Unimplemented("oom events")
+
+    def watch_oom(self) -> OomWatch | None:
+        """Return the same as something to poll, the caller's to close; None if the container is gone."""
         raise Unimplemented("oom events")
 
     def resize(self, width: int, height: int, exec_id: str | None = None) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from pysandbox.cgroup.oom import OomWatch
     from pysandbox.oci.types import Resources
 
 
@@ -97,8 +98,14 @@ class Cgroup(abc.ABC):
         """Return usage as the `data` of runc's `events --stats`."""
 
     @abc.abstractmethod
+    def watch_oom(self) -> OomWatch | None:
+        """Return what tells each time the kernel ran out of the cgroup's memory, yours to close; None if gone."""
+
     def oom_events(self) -> Iterator[int]:
         """Yield each time the kernel ran out of the cgroup's memory; end when the cgroup is gone or empty."""
+        from pysandbox.cgroup.oom import events
+
+        yield from events(self.watch_oom())
 
     @abc.abstractmethod
     def remove(self) -> None:

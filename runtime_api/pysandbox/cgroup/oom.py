@@ -6,65 +6,132 @@ Sources: the kernel's admin-guide/cgroup-v1/memory.rst section 10 (OOM control),
 
 from __future__ import annotations
 
+import abc
 import os
 
 from pysandbox.cgroup import directory
-from pysandbox.cgroup.directory import GONE, CgroupError
+from pysandbox.cgroup.directory import GONE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import Self
 
 
-def v1_oom_events(path: str) -> Iterator[int]:
-    """Yield how many there were since the last time, blocking between; end when the cgroup is gone."""
-    event = os.eventfd(0, os.EFD_CLOEXEC)
-    try:
-        control = os.open(os.path.join(path, "memory.oom_control"), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            directory.write(path, "cgroup.event_control", f"{event} {control}")
-        except CgroupError as error:
-            if error.errno in GONE:
-                return
-            raise
-        finally:
-            os.close(control)
-        while True:
-            count = os.eventfd_read(event)
-            if not directory.exists(path, "memory.oom_control"):
-                return  # the kernel signals the removal of the cgroup in the same way
-            yield count
-    except FileNotFoundError:
-        return
-    finally:
-        os.close(event)
+class OomWatch(abc.ABC):
+    """Counts from when it is made. `descriptor` becomes readable when there is something to take."""
+
+    descriptor: int
+
+    @abc.abstractmethod
+    def take(self) -> int | None:
+        """Return how many there were since the last time; None when the cgroup is gone or, on v2, empty."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Close all descriptors."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-def v2_oom_events(path: str) -> Iterator[int]:
-    """Yield how many kills there were since the last time, blocking between; end when nobody is left in the cgroup."""
+def events(watch: OomWatch | None) -> Iterator[int]:
+    """Yield how many there were since the last time, blocking between; end when the cgroup is gone or empty."""
     import select
 
-    poll = select.poll()
-    files: list[int] = []
-    try:
-        for name in ("memory.events", "cgroup.events"):
-            files.append(os.open(os.path.join(path, name), os.O_RDONLY | os.O_CLOEXEC))
-            poll.register(files[-1], select.POLLPRI)
-        before = _read_key(files[0], "oom_kill")
-        while True:
-            kills = _read_key(files[0], "oom_kill")
-            if kills > before:
-                yield kills - before
-                before = kills
-            if not _read_key(files[1], "populated"):
-                return
-            poll.poll()
-    except OSError as error:
-        if error.errno not in GONE:
+    if watch is None:
+        return
+    with watch:
+        poll = select.poll()
+        poll.register(watch.descriptor, select.POLLIN)
+        while (count := watch.take()) is not None:
+            if count:
+                yield count
+            else:
+                poll.poll()
+
+
+class _V1Watch(OomWatch):
+    """An eventfd that the kernel was told of. It signals the removal of the cgroup in the same way."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            control = os.open(os.path.join(path, "memory.oom_control"), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                directory.write(path, "cgroup.event_control", f"{self.descriptor} {control}")
+            finally:
+                os.close(control)
+        except BaseException:
+            self.close()
             raise
-    finally:
-        for file in files:
-            os.close(file)
+
+    def take(self) -> int | None:
+        try:
+            count = os.eventfd_read(self.descriptor)
+        except BlockingIOError:
+            return 0
+        return count if directory.exists(self._path, "memory.oom_control") else None
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+class _V2Watch(OomWatch):
+    """Two files in an epoll(7) instance: each is urgent from when it changes until it is read."""
+
+    def __init__(self, path: str) -> None:
+        import select
+
+        self._poll = select.epoll()
+        self._files: list[int] = []
+        self.descriptor = self._poll.fileno()
+        try:
+            for name in ("memory.events", "cgroup.events"):
+                self._files.append(os.open(os.path.join(path, name), os.O_RDONLY | os.O_CLOEXEC))
+                self._poll.register(self._files[-1], select.EPOLLPRI)
+            self._before = _read_key(self._files[0], "oom_kill")
+        except BaseException:
+            self.close()
+            raise
+
+    def take(self) -> int | None:
+        try:
+            kills, populated = _read_key(self._files[0], "oom_kill"), _read_key(self._files[1], "populated")
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            raise
+        count, self._before = kills - self._before, kills
+        return count if count or populated else None
+
+    def close(self) -> None:
+        while self._files:
+            os.close(self._files.pop())
+        self._poll.close()
+
+
+def v1_oom_watch(path: str) -> OomWatch | None:
+    """Watch a memory cgroup of v1; None if it is gone."""
+    return _watch(_V1Watch, path)
+
+
+def v2_oom_watch(path: str) -> OomWatch | None:
+    """Watch a cgroup of v2; None if it is gone."""
+    return _watch(_V2Watch, path)
+
+
+def _watch(kind: Callable[[str], OomWatch], path: str) -> OomWatch | None:
+    try:
+        return kind(path)
+    except OSError as error:
+        if error.errno in GONE:
+            return None
+        raise
 
 
 def _read_key(file: int, key: str) -> int:

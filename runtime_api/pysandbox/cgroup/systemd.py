@@ -16,9 +16,10 @@ from pysandbox.errors import InvalidArgument, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
+    from pysandbox.cgroup.oom import OomWatch
     from pysandbox.cgroup.v1 import CgroupV1
     from pysandbox.cgroup.v2 import CgroupV2
     from pysandbox.oci.types import Resources
@@ -168,9 +169,9 @@ class SystemdCgroup(Cgroup):
         """See `Cgroup.stats`."""
         return self._inner.stats()
 
-    def oom_events(self) -> Iterator[int]:
-        """See `Cgroup.oom_events`."""
-        return self._inner.oom_events()
+    def watch_oom(self) -> OomWatch | None:
+        """See `Cgroup.watch_oom`."""
+        return self._inner.watch_oom()
 
     def mounts(self) -> tuple[CgroupMount, ...]:
         """See `Cgroup.mounts`."""

@@ -19,10 +19,11 @@ from pysandbox.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from pysandbox.cgroup.layout import Layout
+    from pysandbox.cgroup.oom import OomWatch
     from pysandbox.cgroup.resources import Write
     from pysandbox.oci.types import Resources
 
@@ -229,11 +230,11 @@ class CgroupV1(Cgroup):
 
         return v1_stats(self._paths)
 
-    def oom_events(self) -> Iterator[int]:
-        """See `Cgroup.oom_events`."""
-        from pysandbox.cgroup.oom import v1_oom_events
+    def watch_oom(self) -> OomWatch | None:
+        """See `Cgroup.watch_oom`."""
+        from pysandbox.cgroup.oom import v1_oom_watch
 
-        return v1_oom_events(self._paths["memory"])
+        return v1_oom_watch(self._paths["memory"])
 
     def remove(self) -> None:
         """See `Cgroup.remove`."""

@@ -21,10 +21,11 @@ from pysandbox.errors import DeadlineExceeded, FailedPrecondition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from pysandbox.cgroup.layout import Layout
+    from pysandbox.cgroup.oom import OomWatch
     from pysandbox.oci.types import Resources
 
 #: How long all processes may take to stop, in seconds.
@@ -178,11 +179,11 @@ class CgroupV2(Cgroup):
 
         return v2_stats(self._path)
 
-    def oom_events(self) -> Iterator[int]:
-        """See `Cgroup.oom_events`."""
-        from pysandbox.cgroup.oom import v2_oom_events
+    def watch_oom(self) -> OomWatch | None:
+        """See `Cgroup.watch_oom`."""
+        from pysandbox.cgroup.oom import v2_oom_watch
 
-        return v2_oom_events(self._path)
+        return v2_oom_watch(self._path)
 
     def remove(self) -> None:
         """See `Cgroup.remove`."""

@@ -1,4 +1,4 @@
-"""Waits for the ends of all processes of a shim, and of their input: one thread, one descriptor for each.
+"""Waits for the ends of all processes of a shim, of their input and memory: one thread, one descriptor for each.
 
 Every exit status is taken here and nowhere else, by pidfd, so that no reused pid is mistaken for it.
 
@@ -18,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pysandbox.cgroup.oom import OomWatch
+
     #: Called with the exit code (128+N after signal N) and the time since the epoch.
     Ended = Callable[[int, float], None]
 
@@ -31,7 +33,7 @@ class Reaper:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._watched: dict[int, Callable[[], None]] = {}
+        self._watched: dict[int, tuple[Callable[[], bool], Callable[[], None]]] = {}
         self._pids: set[int] = set()
         self._adopts = False
         self._zombies: set[int] = set()
@@ -58,8 +60,29 @@ class Reaper:
 
     def when_readable(self, descriptor: int, act: Callable[[], None]) -> None:
         """Call it once, when there is something to read, and close the descriptor."""
+
+        def once() -> None:
+            act()
+            os.close(descriptor)
+
+        self._follow(descriptor, lambda: False, once)
+
+    def watch_memory(self, watch: OomWatch, ran_out: Callable[[], None]) -> None:
+        """Have it called whenever a container has run out of memory, until it is gone; then close what watches."""
+
+        def look() -> bool:
+            if (count := watch.take()) is None:
+                return False
+            if count:
+                ran_out()
+            return True
+
+        self._follow(watch.descriptor, look, watch.close)
+
+    def _follow(self, descriptor: int, look: Callable[[], bool], last: Callable[[], None]) -> None:
+        """Call `look` whenever there is something to read, as long as it returns True; then `last`."""
         with self._lock:
-            self._watched[descriptor] = act
+            self._watched[descriptor] = look, last
         self._poll.register(descriptor, select.EPOLLIN)
 
     def _run(self) -> None:
@@ -67,12 +90,18 @@ class Reaper:
             if self._adopts and time.monotonic() - self._looked >= ORPHAN_PAUSE:
                 self._reap_orphans()
             for descriptor, _ in self._poll.poll(ORPHAN_PAUSE if self._adopts else None):
-                with self._lock:
-                    act = self._watched.pop(descriptor, None)
-                if act is not None:
-                    self._poll.unregister(descriptor)
-                    act()
-                    os.close(descriptor)
+                self._look(descriptor)
+
+    def _look(self, descriptor: int) -> None:
+        with self._lock:
+            look, last = self._watched[descriptor]
+        with contextlib.suppress(OSError):
+            if look():
+                return
+        with self._lock:
+            del self._watched[descriptor]
+        self._poll.unregister(descriptor)
+        last()
 
     def _reap_orphans(self) -> None:
         """Reap who was a zombie at the last look already, and whose end nobody waits for."""

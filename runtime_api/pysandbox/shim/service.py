@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 
 from pysandbox import lifecycle
 from pysandbox.backend import Options
@@ -45,6 +45,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pysandbox.backend import Container
     from pysandbox.oci.types import Process as ProcessSpec
     from pysandbox.shim.publisher import Publisher
     from pysandbox.shim.reaper import Reaper
@@ -145,7 +146,7 @@ class TaskService:
             if task.shares_pids():
                 self._reaper.adopt()
             self._publisher.publish("create", _created(request, task.init.pid))
-        Thread(target=self._watch_memory, args=(task,), name="oom", daemon=True).start()
+        self._watch_memory(task, container)
         return task
 
     def _began(self, task: Task, process: Process, pid: int, console: int | None) -> None:
@@ -429,13 +430,13 @@ class TaskService:
                 self.stopping.set()
         return Empty()
 
-    def _watch_memory(self, task: Task) -> None:
-        container = task.container
+    def _watch_memory(self, task: Task, container: Container) -> None:
+        """Tell when it runs out of memory; from before its program runs."""
         try:
-            while container is not None and container.alive():
-                container.wait_oom()
-                if container.alive():
-                    self._publisher.publish("oom", events.TaskOOM(container_id=task.id))
+            watch = container.watch_oom()
+            if watch is not None:
+                out = events.TaskOOM(container_id=task.id)
+                self._reaper.watch_memory(watch, lambda: self._publisher.publish("oom", out))
         except (SandboxError, OSError) as error:
             self._warn(f"container {task.id}: no out-of-memory events: {error}")
 

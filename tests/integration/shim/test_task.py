@@ -461,3 +461,36 @@ def test_hooks_run_in_the_bundle_of_their_own_container(make_shim: Make, make_bu
         noted = {path.stem: path.read_text().strip() for path in bundle.glob("*.cwd")}
         assert noted == dict.fromkeys(("createRuntime", "poststart", "poststop"), str(bundle))
     shim.id, shim.bundle = "web", first
+
+
+def test_running_out_of_memory_is_told_of_and_costs_no_thread(make_shim: Make, make_bundle: Any) -> None:
+    def limited(spec: dict[str, Any]) -> None:
+        spec["linux"].setdefault("resources", {})["memory"] = {"limit": 16 << 20}
+        spec.setdefault("annotations", {})["io.kubernetes.cri.sandbox-id"] = "pod"
+
+    shim = make_shim(make_bundle(["sh", "-c", 'read go; x=$(yes | head -c 64000000); echo "${#x}"'], limited))
+    first, bundle = shim.id, shim.bundle
+    stdin = shim.fifo("stdin")
+    shim.create()
+    shim.delete()
+    eventually(lambda: "delete" in shim.sink.topics())  # so it is connected
+    descriptors = len(os.listdir(f"/proc/{shim.pid}/fd"))
+    shim.create(stdin=stdin)
+    shim.start()
+    threads = len(os.listdir(f"/proc/{shim.pid}/task"))
+    for number in range(5):
+        shim.id, shim.bundle = f"other{number}", make_bundle(["sleep", "100"], limited)
+        shim.create()
+    assert len(os.listdir(f"/proc/{shim.pid}/task")) <= threads
+    shim.id, shim.bundle = first, bundle
+    Path(stdin).write_bytes(b"go\n")
+
+    assert shim.wait() == 137
+    eventually(lambda: "oom" in shim.sink.topics())
+    told = [events.TaskOOM.decode(event.value) for topic, event in shim.sink.events if topic == "oom"]
+    assert {each.container_id for each in told} == {first}
+    for name in (first, *(f"other{number}" for number in range(5))):
+        shim.id = name
+        shim.delete()
+    eventually(lambda: len(os.listdir(f"/proc/{shim.pid}/fd")) <= descriptors)
+    shim.id = first
