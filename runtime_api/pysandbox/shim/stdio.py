@@ -211,14 +211,7 @@ class Relay:
                     os.close(descriptor)
 
     def _step(self) -> bool:
-        poll = select.poll()
-        poll.register(self._bell, select.POLLIN)
-        poll.register(self._master, (0 if self._out else select.POLLIN) | (select.POLLOUT if self._in else 0))
-        if self._out and self._stdout is not None:
-            poll.register(self._stdout, select.POLLOUT)
-        if not self._in and self._stdin is not None:
-            poll.register(self._stdin, select.POLLIN)
-        ready = dict(poll.poll())
+        ready = dict(self._polled().poll())
         if self._bell in ready:
             return False
         if self._stdin in ready and self._stdin is not None:
@@ -229,8 +222,23 @@ class Relay:
         if self._master in ready and not self._out:
             with contextlib.suppress(BlockingIOError):
                 self._out = os.read(self._master, _CHUNK)
+            if ready[self._master] & select.POLLHUP:
+                self._in = b""  # nobody will read it
         self._flush()
         return True
+
+    def _polled(self) -> select.poll:
+        """Return what to wait for. A terminal that has been hung up is always ready, so it is asked only at need."""
+        poll = select.poll()
+        poll.register(self._bell, select.POLLIN)
+        wanted = (0 if self._out else select.POLLIN) | (select.POLLOUT if self._in else 0)
+        if wanted:
+            poll.register(self._master, wanted)
+        if self._out and self._stdout is not None:
+            poll.register(self._stdout, select.POLLOUT)
+        if not self._in and self._stdin is not None:
+            poll.register(self._stdin, select.POLLIN)
+        return poll
 
     def _flush(self) -> None:
         if self._stdout is None:

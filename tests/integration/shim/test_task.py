@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import select
 import signal
 import threading
 import time
@@ -494,3 +495,45 @@ def test_running_out_of_memory_is_told_of_and_costs_no_thread(make_shim: Make, m
         shim.delete()
     eventually(lambda: len(os.listdir(f"/proc/{shim.pid}/fd")) <= descriptors)
     shim.id = first
+
+
+def _processor_time(pid: int) -> int:
+    """Return clock ticks, user's and system's."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_a_terminals_slow_reader_gets_all_and_costs_no_processor_time(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["sh", "-c", "stty -opost; yes | head -c 130000"], terminal=True))
+    stdin, stdout = shim.fifo("stdin"), shim.fifo("stdout")
+    client = os.open(stdout, os.O_RDONLY | os.O_NONBLOCK)
+    shim.create(stdin=stdin, stdout=stdout, terminal=True)
+    shim.start()
+    time.sleep(0.5)  # the FIFO is full, and so is the terminal
+    assert shim.state().status == Status.RUNNING
+    Path(stdin).write_bytes(b"nobody reads this\n")
+    before = _processor_time(shim.pid)
+    time.sleep(1)
+    assert _processor_time(shim.pid) - before < 20
+    text = b""
+    while len(text) < 130000 - 70000:
+        text += _read_soon(client)
+    assert shim.wait() == 0  # the rest fits into the FIFO and the terminal
+    before = _processor_time(shim.pid)
+    time.sleep(0.5)
+    assert _processor_time(shim.pid) - before < 10
+    deletion = shim.client.begin(messages.Task, "Delete", messages.DeleteRequest(id=shim.id))
+    while piece := _read_soon(client):
+        text += piece
+        time.sleep(0.001)
+    deletion.result()
+
+    assert text.replace(b"nobody reads this\r\n", b"").replace(b"nobody reads this\n", b"") == b"y\n" * 65000
+    os.close(client)
+
+
+def _read_soon(descriptor: int) -> bytes:
+    """Read what is there or comes within two seconds; nothing at the end."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return os.read(descriptor, 4096) if poll.poll(2000) else b""
