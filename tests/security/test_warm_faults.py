@@ -453,3 +453,19 @@ def test_a_server_with_lower_limits_makes_room() -> None:
         eventually(served, "a command with higher limits is served")
     finally:
         made.remove()
+
+
+@needs_strace
+@pytest.mark.parametrize("errno", ["ENOMEM", "ENOBUFS", "EPIPE", "EINTR"])
+def test_a_launcher_that_cannot_answer_ends(served: Served, bundle: Bundle, errno: str) -> None:
+    """Else both sides would wait for each other for ever."""
+    container, answer = served.create(bundle)
+    assert answer.code == 0, answer
+    served.installation.settled()
+
+    answer = endurance.inject(served, ["delete", "--force", container], ("sendto", 1, errno), follow=False)
+
+    assert answer.seconds < 15
+    assert answer.code in (0, 1)
+    assert answer.err.count("\n") <= 1
+    assert served.call("delete", "--force", container).code == 0

@@ -18,6 +18,7 @@ const PROOF: i32 = 1000;
 
 const DIED: &str = "the process that served this command has died";
 const SILENT: &str = "the process that serves this command does not answer";
+const MUTE: &str = "the process that serves this command cannot be answered";
 const ODD: &str = "the process that serves this command does not keep to the protocol: restart it with `pysandbox server stop`";
 
 /// How the command ends here.
@@ -206,10 +207,12 @@ impl Conversation {
             }
             Message::Serving | Message::Cold => return Err(End::Lost(ODD)),
         };
-        // One that has died since shows at the next read.
         match self.connection.answer(&answer) {
+            Ok(()) => Ok(()),
+            Err(Errno(libc::EPIPE | libc::ECONNRESET)) => Err(End::Died(DIED)),
             Err(Errno(libc::ETIMEDOUT)) => Err(End::Lost(SILENT)),
-            _ => Ok(()),
+            // It would wait for the answer for ever.
+            Err(_) => Err(End::Lost(MUTE)),
         }
     }
 }

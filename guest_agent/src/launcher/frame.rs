@@ -93,6 +93,7 @@ impl Connection {
                     descriptors = &[];
                 }
                 Err(Errno(libc::EAGAIN)) => self.wait_for_room(deadline)?,
+                Err(Errno(libc::EINTR)) => {}
                 Err(errno) => return Err(errno),
             }
         }

@@ -160,7 +160,9 @@ class Installation:
         """What the server says when nobody is being served and two spares wait."""
         return dict(
             eventually(
-                lambda: found if len((found := self.status())["spares"]) == 2 and not found["serving"] else None,
+                lambda: (
+                    found if len((found := self.status()).get("spares", ())) == 2 and not found["serving"] else None
+                ),
                 "two spares that wait",
             )
         )
