@@ -24,10 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pysandbox.state import Store
 
-#: Containers of each containerd namespace have a directory of their own: two of one id may live at a time.
-ROOT = "/run/pysandbox-containerd"
 #: The descriptor that `start` hands to who serves.
 LISTENER = 3
 #: Seconds at the end for events to be told and answers to be sent; containerd gives 3 (shim.shutdown).
@@ -150,6 +147,7 @@ def _serve(invocation: Invocation, listening: int) -> int:
     from _socket import socket
 
     from pysandbox.linux import set_child_subreaper
+    from pysandbox.shim import namespace
     from pysandbox.shim.messages.task import Task
     from pysandbox.shim.messages.task_v3 import Task as TaskV3
     from pysandbox.shim.publisher import Publisher
@@ -161,10 +159,12 @@ def _serve(invocation: Invocation, listening: int) -> int:
     listener = socket(fileno=os.dup(listening))
     os.close(listening)
     path = listener.getsockname()
+    os.chdir("/")
     set_child_subreaper()
     _adjust_oom_score()
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), invocation.namespace, warn)
-    service = TaskService(_store(invocation.namespace), publisher, Reaper(), warn)
+    store = namespace.enter(invocation.namespace)
+    service = TaskService(store, publisher, Reaper(), warn)
     server = Server(translate=translate)
     server.register(Task, service)
     server.register(TaskV3, service)
@@ -174,13 +174,8 @@ def _serve(invocation: Invocation, listening: int) -> int:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     server.close(_LAST_ANSWERS)
+    namespace.leave(store)
     return 0
-
-
-def _store(namespace: str) -> Store:
-    from pysandbox.state import Store
-
-    return Store(f"{ROOT}/{namespace}")
 
 
 def _adjust_oom_score() -> None:
@@ -198,16 +193,18 @@ def _delete(invocation: Invocation) -> int:
     """Remove what a dead shim left: processes, cgroup, mounts, socket. What is gone already is no error."""
     from pysandbox import lifecycle
     from pysandbox.config import load_config
-    from pysandbox.shim import rootfs
+    from pysandbox.shim import namespace, rootfs
     from pysandbox.shim.messages.task import DeleteResponse
     from pysandbox.shim.publisher import timestamp
 
     bundle = invocation.bundle or os.path.join(os.path.dirname(os.getcwd()), invocation.id)
-    runtime = lifecycle.Runtime(store=_store(invocation.namespace), warn=warn, config=load_config(None))
+    store = namespace.enter(invocation.namespace)
+    runtime = lifecycle.Runtime(store=store, warn=warn, config=load_config(None))
     pid = 0
     with contextlib.suppress(SandboxError, OSError):
         pid = lifecycle.state(runtime, invocation.id).record.pid
     lifecycle.delete(runtime, invocation.id, force=True)
+    namespace.leave(store)
     rootfs.unmount_all(bundle)
     path = address.read_address(bundle)
     if path.startswith(f"{address.DIRECTORY}/") and not address.answers(path):

@@ -87,6 +87,7 @@ def test_a_life(make_shim: Make, make_bundle: Any) -> None:
     shim.call("Shutdown", messages.ShutdownRequest(id=shim.id))
     eventually(lambda: not shim.alive(), 3)
     assert not Path(shim.started.stdout.decode().removeprefix("unix://")).exists()
+    assert not Path(f"/run/pysandbox-containerd/{shim.namespace}").exists()
 
 
 def test_execs_are_told_of_before_init(make_shim: Make, make_bundle: Any) -> None:

@@ -1,0 +1,45 @@
+"""The state of one containerd namespace's containers: a directory of its own, as two namespaces may have one id.
+
+Every shim that has containers there holds a shared lock on it (flock(2)). Who leaves tries to lock it for itself: it is
+the last one then, and removes the directory if it is empty. Who has opened it meanwhile sees that, and makes it anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+
+from pysandbox.state import Store
+
+ROOT = "/run/pysandbox-containerd"
+
+
+def enter(namespace: str, root: str = ROOT) -> Store:
+    """Open a namespace's directory, which stays there until `leave`. Raises what `Store` does."""
+    while True:
+        store = Store(f"{root}/{namespace}")
+        fcntl.flock(store.descriptor, fcntl.LOCK_SH)
+        if _is_there(store):
+            return store
+        os.close(store.descriptor)
+
+
+def leave(store: Store) -> None:
+    """Close it; remove it if it is empty and nobody else is in it."""
+    try:
+        with contextlib.suppress(OSError):  # BlockingIOError: another is; ENOTEMPTY: containers are
+            fcntl.flock(store.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_there(store):
+                os.rmdir(store.path)
+    finally:
+        os.close(store.descriptor)
+
+
+def _is_there(store: Store) -> bool:
+    """Say whether the directory that is open is the one that bears the name."""
+    try:
+        named, held = os.stat(store.path, follow_symlinks=False), os.fstat(store.descriptor)
+    except FileNotFoundError:
+        return False
+    return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
