@@ -9,42 +9,70 @@ from typing import TYPE_CHECKING
 
 from daemon import image
 from daemon.process import Completed, Daemon, call, mounts_below, remove_cgroups
+from daemon.release import installed
 from daemon.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from daemon.release import Release
+
+#: Names of all versions; what a version does not have it ignores.
+DISABLED_CRI = """disabled_plugins = [
+    "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"
+]"""
+
 
 class Containerd:
     """A containerd of our own, in a namespace of our own."""
 
-    def __init__(self, directory: Path, runtime: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        runtime: Path,
+        *,
+        release: Release | None = None,
+        path: str | None = None,
+        settings: str = DISABLED_CRI,
+    ) -> None:
+        """`release` is the machine's own by default, `path` containerd's PATH, `settings` end its configuration."""
         self.directory = directory
         self.runtime = runtime
+        self.release = release or installed()
         self.address = str(directory / "containerd.sock")
         self.namespace = f"pysandbox-test-{uuid.uuid4().hex[:8]}"  # also the name of the parent cgroup
         self.containers: list[str] = []
-        configuration = directory / "config.toml"
-        configuration.write_text(f"""version = 2
+        self._environment = {**os.environ, "PATH": path or os.environ["PATH"]}
+        self._configuration = directory / "config.toml"
+        self._configuration.write_text(f"""version = {3 if self.release.version >= (2,) else 2}
 root = "{directory / "root"}"
 state = "{directory / "state"}"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
 oom_score = 0
+{settings}
 [grpc]
 address = "{self.address}"
 [ttrpc]
 address = "{self.address}.ttrpc"
 """)
+        self.boot()
+
+    def boot(self) -> None:
+        """Start the daemon, at first or once more, and wait until it answers."""
         self.daemon = Daemon(
-            ["containerd", "--config", str(configuration)],
-            directory / "containerd.log",
+            [str(self.release.containerd), "--config", str(self._configuration)],
+            self.directory / "containerd.log",
             lambda: self("version").returncode == 0,
-            os.environ,
+            self._environment,
         )
 
+    def kill(self) -> None:
+        """Kill the daemon, and nothing else."""
+        self.daemon.process.kill()
+        self.daemon.process.wait(10)
+
     def _ctr(self, arguments: Sequence[str]) -> list[str]:
-        return ["ctr", "--address", self.address, "--namespace", self.namespace, *arguments]
+        return [str(self.release.ctr), "--address", self.address, "--namespace", self.namespace, *arguments]
 
     def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> Completed:
         """Run one ctr command to its end."""

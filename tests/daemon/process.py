@@ -22,7 +22,7 @@ class Daemon:
 
     def __init__(self, command: Sequence[str], log: Path, ready: Callable[[], bool], environment: Mapping[str, str]):
         self.log = log
-        with log.open("wb") as output:
+        with log.open("ab") as output:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(environment)
             )

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from daemon import image
+from daemon.containerd import Containerd
+from daemon.release import SUITES, Release, Unavailable, installed, of_suite
 from precondition import requires
 
 from pysandbox.shim.messages import task as messages
@@ -153,3 +157,58 @@ def make_shim(shim_program: Path, tmp_path: Path) -> Iterator[Callable[[Path], S
     yield make
     for shim in shims:
         shim.close()
+
+
+# -- real containerds --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", params=["installed", *SUITES])
+def release(request: pytest.FixtureRequest) -> Release:
+    """containerd of this machine, and of other Debian suites."""
+    requires("root", "command containerd-shim-runc-v2")
+    try:
+        return installed() if request.param == "installed" else of_suite(request.param)
+    except Unavailable as reason:
+        pytest.skip(f"no containerd of {request.param}: {reason}")
+
+
+@pytest.fixture(scope="session")
+def make_containerd(release: Release, layer: Path, shim_program: Path) -> Iterator[Callable[..., Containerd]]:
+    """Start containerds that find our shim by its name, with the image loaded; ended with the session."""
+    made: list[Containerd] = []
+
+    def make(**options: Any) -> Containerd:
+        directory = Path(tempfile.mkdtemp(prefix="psb-"))  # sockets have at most 107 bytes; pytest's own are too deep
+        directory.chmod(0o711)
+        path = os.pathsep.join([str(shim_program.parent), str(release.directory), os.environ["PATH"]])
+        made.append(Containerd(directory, Path("/usr/bin/false"), release=release, path=path, **options))
+        archive = directory / "image.tar"
+        image.oci_archive(layer, archive)
+        made[-1].ok("image", "import", str(archive))
+        return made[-1]
+
+    yield make
+    for containerd in made:
+        containerd.close()
+        shutil.rmtree(f"/run/pysandbox-containerd/{containerd.namespace}", ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_containerd(make_containerd: Callable[..., Containerd]) -> Containerd:
+    """One containerd for all tests of a version that leave it alone."""
+    return make_containerd()
+
+
+@pytest.fixture
+def containerd(shared_containerd: Containerd) -> Iterator[Containerd]:
+    """The shared containerd; what the test made in it is removed."""
+    yield shared_containerd
+    shared_containerd.remove_containers()
+
+
+@pytest.fixture
+def own_containerd(make_containerd: Callable[..., Containerd]) -> Iterator[Containerd]:
+    """A containerd that the test may kill."""
+    containerd = make_containerd()
+    yield containerd
+    containerd.remove_containers()
