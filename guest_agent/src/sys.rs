@@ -1413,8 +1413,8 @@ pub fn connect(path: &CStr) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The user id of whoever listens (or connected) at the other end: SO_PEERCRED of unix(7).
-pub fn peer_uid(socket: BorrowedFd) -> Result<u32> {
+/// Pid and user id of whoever listens (or connected) at the other end: SO_PEERCRED of unix(7).
+pub fn peer_credentials(socket: BorrowedFd) -> Result<(i32, u32)> {
     let mut credentials = libc::ucred {
         pid: 0,
         uid: u32::MAX,
@@ -1432,7 +1432,7 @@ pub fn peer_uid(socket: BorrowedFd) -> Result<u32> {
         )
     };
     done(result.into())?;
-    Ok(credentials.uid)
+    Ok((credentials.pid, credentials.uid))
 }
 
 /// asm-generic/socket.h; libc does not have it for every target.

@@ -11,6 +11,8 @@ import os
 import random
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,8 @@ from typing import Any
 import pytest
 from harness.confine import call_server
 from harness.installation import Installation, eventually
+from harness.runtime import PROJECT, Result
+from precondition import requires
 
 from pysandbox.warm import proof
 
@@ -310,6 +314,57 @@ def test_a_socket_of_another_user_gets_no_request(alone: Installation) -> None:
         connection.close()
 
     assert (answer.code, received) == (0, b"")
+
+
+#: Root that has got hold of the server's directory, and lacks something that the caller has.
+CONFINED = {
+    "bounding set": ["setpriv", "--bounding-set", "-sys_admin"],
+    "no_new_privs": ["setpriv", "--no-new-privs"],
+    "inheritable set": ["setpriv", "--inh-caps", "+chown"],
+    "user namespace": ["unshare", "--user", "--map-root-user"],
+    "pid namespace": ["unshare", "--pid", "--fork", "--kill-child"],
+}
+IMPOSTOR = """
+import socket, sys
+sys.path.insert(0, sys.argv[1])
+from pysandbox.warm import proof
+proof.make()
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[2])
+listener.listen()
+print("ready", flush=True)
+connection, _ = listener.accept()
+connection.settimeout(5)
+print(len(connection.recv(1)), flush=True)
+"""
+
+
+@pytest.mark.parametrize("confinement", CONFINED.values(), ids=list(CONFINED))
+def test_a_server_with_less_power_than_the_caller_gets_no_request(alone: Installation, confinement: list[str]) -> None:
+    answer, received = call_impostor(alone, confinement)
+
+    assert (answer.code, received) == (0, "0")
+
+
+def test_a_server_with_the_callers_power_gets_the_request(alone: Installation) -> None:
+    _, received = call_impostor(alone, [])
+
+    assert received == "1"
+
+
+def call_impostor(made: Installation, confinement: list[str]) -> tuple[Result, str]:
+    """Have a process of that confinement listen in the server's place; return the command's answer and what it got."""
+    requires("command setpriv", "command unshare")
+    made.directory.mkdir(mode=0o700, exist_ok=True)
+    arguments = [sys.executable, "-c", IMPOSTOR, str(PROJECT / "runtime_api"), str(made.socket)]
+    with subprocess.Popen([*confinement, *arguments], stdout=subprocess.PIPE, text=True) as impostor:
+        assert impostor.stdout is not None
+        try:
+            assert impostor.stdout.readline() == "ready\n"
+            answer = made.call("--version")
+            return answer, impostor.stdout.readline().strip()
+        finally:
+            impostor.kill()
 
 
 def test_a_listener_that_never_accepts_costs_a_second(alone: Installation) -> None:

@@ -48,6 +48,7 @@ impl Conversation {
     /// Send the request. An error means that nobody has it.
     pub fn open(
         socket: OwnedFd,
+        server: &OwnedFd,
         request: Request,
         began: u64,
         environment: Strings,
@@ -56,7 +57,6 @@ impl Conversation {
         let (far, life) = sys::pipe()?;
         let cwd = sys::open(c".", libc::O_PATH | libc::O_DIRECTORY)?;
         let Request { frame, inherited } = request;
-        let server = sys::peer_pidfd(connection.descriptor())?;
         let proof = sys::pidfd_getfd(server.as_fd(), PROOF)?;
         // Not those of our caller: a spare fetches them. In the queue of a server that does not answer they would stay
         // open, and whoever reads what we write would wait for its end in vain.

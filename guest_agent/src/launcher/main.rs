@@ -12,6 +12,7 @@ mod claim;
 mod cold;
 mod conversation;
 mod frame;
+mod peer;
 mod place;
 mod request;
 mod server;
@@ -54,15 +55,15 @@ fn serve(caller: &Caller, signals: &mut Signals) -> End {
         return End::Cold;
     };
     let began = sys::monotonic();
-    let socket = match server::connect(&place) {
-        Ok(socket) => socket,
+    let (socket, process) = match server::connect(&place) {
+        Ok(connected) => connected,
         Err(server::Absent::Startable) => {
             server::start(&place);
             return End::Cold;
         }
         Err(server::Absent::Unusable) => return End::Cold,
     };
-    match Conversation::open(socket, request, began, caller.environment) {
+    match Conversation::open(socket, &process, request, began, caller.environment) {
         // What it holds is the kernel's to close: whatever comes next, exit or exec, does that.
         Ok(conversation) => ManuallyDrop::new(conversation).hold(signals),
         Err(_) => End::Cold,

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use pysandbox_guest::sys::{self, Errno};
 
+use crate::peer;
 use crate::place::Place;
 
 /// Seconds between two starts: one that cannot live is not tried with every command.
@@ -34,12 +35,13 @@ pub enum Absent {
     Unusable,
 }
 
-pub fn connect(place: &Place) -> Result<OwnedFd, Absent> {
+/// Connect; the socket, and the server's pidfd.
+pub fn connect(place: &Place) -> Result<(OwnedFd, OwnedFd), Absent> {
     let directory = place.open().map_err(absent)?;
     let socket = sys::connect(&place.socket(&directory)).map_err(absent)?;
-    match sys::peer_uid(socket.as_fd()) {
-        Ok(0) => Ok(socket),
-        _ => Err(Absent::Unusable),
+    match peer::equal(socket.as_fd()) {
+        Ok(process) => Ok((socket, process)),
+        Err(_) => Err(Absent::Unusable),
     }
 }
 
