@@ -60,33 +60,51 @@ def load_config(path: str | None) -> Config:
         os.close(descriptor)
 
 
+def overlaid(base: Config, document: dict[str, Any], where: str) -> Config:
+    """Return settings with those of a table in their places; `where` is what errors call it. Raises InvalidArgument."""
+    return _checked(document, where, base)
+
+
 def _parse(text: bytes, where: str) -> Config:
+    return _checked(read_document(text, where), where, Config(path=where))
+
+
+def read_document(text: bytes, where: str) -> dict[str, Any]:
+    """Read TOML. Raises InvalidArgument."""
     import tomllib
 
     try:
-        document = tomllib.loads(text.decode())
+        return tomllib.loads(text.decode())
+    except RecursionError:
+        raise InvalidArgument(f"{where}: nested too deeply") from None
     except ValueError as error:
         raise InvalidArgument(f"{where}: {error}") from error
+
+
+def _checked(document: dict[str, Any], where: str, base: Config) -> Config:
     unknown = document.keys() - {"backend", "plugins", "observers", "annotation_backends", "warm"}
     if unknown:
         raise InvalidArgument(f"{where}: unknown setting {min(unknown)!r}")
-    backend = document.get("backend")
+    backend = document.get("backend", base.backend)
     if not isinstance(backend, str | None):
         raise InvalidArgument(f"{where}: backend should be a string")
     if not isinstance(document.get("warm", True), bool):
         raise InvalidArgument(f"{where}: warm should be true or false")
-    plugins = _names(document, "plugins", where) if "plugins" in document else None
     return Config(
-        path=where,
+        path=base.path,
         backend=backend,
-        plugins=plugins,
-        observers=_names(document, "observers", where),
-        annotation_backends=_names(document, "annotation_backends", where),
+        plugins=_names(document, "plugins", where) if "plugins" in document else base.plugins,
+        observers=_names(document, "observers", where) if "observers" in document else base.observers,
+        annotation_backends=(
+            _names(document, "annotation_backends", where)
+            if "annotation_backends" in document
+            else base.annotation_backends
+        ),
     )
 
 
 def _names(document: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
-    names = document.get(key, [])
+    names = document[key]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InvalidArgument(f"{where}: {key} should be a list of strings")
     return tuple(names)

@@ -15,12 +15,10 @@ from threading import Event, Lock
 
 from pysandbox import lifecycle
 from pysandbox.backend import Options
-from pysandbox.config import load_config
 from pysandbox.errors import (
     STATUS_CODES,
     AlreadyExists,
     FailedPrecondition,
-    InvalidArgument,
     NotFound,
     SandboxError,
     Unimplemented,
@@ -30,14 +28,12 @@ from pysandbox.shim.directory import working_in
 from pysandbox.shim.messages import events
 from pysandbox.shim.messages import task as messages
 from pysandbox.shim.messages.process import ProcessInfo, Status
-from pysandbox.shim.messages.runc import Options as RuncOptions
 from pysandbox.shim.messages.runc import ProcessDetails
-from pysandbox.shim.messages.runtimeoptions import Options as RuntimeOptions
+from pysandbox.shim.options import chosen
 from pysandbox.shim.publisher import packed, timestamp
 from pysandbox.shim.stdio import Names, Streams
 from pysandbox.shim.task import CREATED, RUNNING, STOPPED, Process, Task
 from pysandbox.ttrpc.errors import Code, RpcError
-from pysandbox.ttrpc.message import DecodeError
 from pysandbox.ttrpc.messages.wellknown import Empty
 from pysandbox.ttrpc.pool import Pool
 
@@ -50,7 +46,6 @@ if TYPE_CHECKING:
     from pysandbox.shim.publisher import Publisher
     from pysandbox.shim.reaper import Reaper
     from pysandbox.state import Store
-    from pysandbox.ttrpc.messages.wellknown import Any as AnyMessage
     from pysandbox.ttrpc.messages.wellknown import Timestamp
     from pysandbox.ttrpc.server import Call
 
@@ -126,12 +121,13 @@ class TaskService:
     def _create(self, request: messages.CreateTaskRequest) -> Task:
         from pysandbox.oci.bundle import load_bundle
 
-        runtime, options, owner = self._chosen(request.options)
-        names = _names(request, owner)
+        asked = chosen(request.options, self._warn)
+        runtime = lifecycle.Runtime(store=self._store, warn=self._warn, config=asked.config)
+        names = _names(request, asked.owner)
         task = Task(request.id, load_bundle(request.bundle), runtime, Process("", names))
         streams = task.init.streams = Streams(names)
         try:
-            container = lifecycle.create(runtime, task.id, task.bundle, stdio=streams.stdio, options=options)
+            container = lifecycle.create(runtime, task.id, task.bundle, stdio=streams.stdio, options=asked.options)
         except BaseException:
             streams.close()
             raise
@@ -166,27 +162,6 @@ class TaskService:
             streams.close()
             process.close()
             raise
-
-    def _chosen(self, options: AnyMessage | None) -> tuple[lifecycle.Runtime, Options, tuple[int, int]]:
-        """Return the settings that runtime options ask for, and the owner of streams. Unknown options are ignored."""
-        path, flags = None, RuncOptions()
-        try:
-            if options is not None and options.type_url == RuntimeOptions.NAME:
-                path = RuntimeOptions.decode(options.value).config_path or None
-            elif options is not None and options.type_url == RuncOptions.NAME:
-                flags = RuncOptions.decode(options.value)
-            elif options is not None and options.type_url:
-                self._warn(f"runtime options of type {options.type_url} are not known and ignored")
-        except DecodeError as error:
-            raise InvalidArgument(f"runtime options: {error}") from error
-        runtime = lifecycle.Runtime(store=self._store, warn=self._warn, config=load_config(path))
-        chosen = Options(
-            systemd_cgroup=flags.systemd_cgroup,
-            no_pivot=flags.no_pivot_root,
-            no_new_keyring=flags.no_new_keyring,
-            warn=self._warn,
-        )
-        return runtime, chosen, (flags.io_uid, flags.io_gid)
 
     def Start(self, request: messages.StartRequest, call: Call) -> messages.StartResponse:
         """Let init's program run, or start an exec."""

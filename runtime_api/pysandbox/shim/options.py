@@ -1,0 +1,71 @@
+"""Runtime options: what a client of containerd asks for beyond the task itself.
+
+`runtimeoptions.v1.Options` names a settings file, or has the settings: CRI sends the table `options` of a runtime as
+TOML, which is laid over /etc/pysandbox/config.toml. `containerd.runc.v1.Options` come from clients that think of runc.
+Others are for another runtime, and ignored with a line in the log.
+"""
+
+from __future__ import annotations
+
+from pysandbox.backend import Options
+from pysandbox.config import load_config, overlaid, read_document
+from pysandbox.errors import InvalidArgument
+from pysandbox.record import dataclass
+from pysandbox.shim.messages.runc import Options as RuncOptions
+from pysandbox.shim.messages.runtimeoptions import Options as RuntimeOptions
+from pysandbox.ttrpc.message import DecodeError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pysandbox.config import Config
+    from pysandbox.ttrpc.messages.wellknown import Any as AnyMessage
+
+#: What errors call settings that come with the request.
+_BODY = "runtime options"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """Settings, the backend's options, and the uid and gid that are to own the streams."""
+
+    config: Config
+    options: Options
+    owner: tuple[int, int] = (0, 0)
+
+
+def chosen(message: AnyMessage | None, warn: Callable[[str], None]) -> Chosen:
+    """Return what a request's options ask for. Raises InvalidArgument, PermissionDenied."""
+    try:
+        if message is not None and message.type_url == RuntimeOptions.NAME:
+            return _generic(RuntimeOptions.decode(message.value), warn)
+        if message is not None and message.type_url == RuncOptions.NAME:
+            return _runc(RuncOptions.decode(message.value), warn)
+    except DecodeError as error:
+        raise InvalidArgument(f"{_BODY}: {error}") from error
+    if message is not None and message.type_url:
+        warn(f"{_BODY} of type {message.type_url} are not known and ignored")
+    return Chosen(config=load_config(None), options=Options(warn=warn))
+
+
+def _generic(options: RuntimeOptions, warn: Callable[[str], None]) -> Chosen:
+    if options.config_path or not options.config_body:
+        return Chosen(config=load_config(options.config_path or None), options=Options(warn=warn))
+    settings = read_document(options.config_body, _BODY)
+    settings.pop("TypeUrl", None)  # of the same table, for containerd
+    systemd = settings.pop("SystemdCgroup", False)
+    if not isinstance(systemd, bool):
+        raise InvalidArgument(f"{_BODY}: SystemdCgroup should be true or false")
+    config = overlaid(load_config(None), settings, _BODY)
+    return Chosen(config=config, options=Options(systemd_cgroup=systemd, warn=warn))
+
+
+def _runc(flags: RuncOptions, warn: Callable[[str], None]) -> Chosen:
+    options = Options(
+        systemd_cgroup=flags.systemd_cgroup,
+        no_pivot=flags.no_pivot_root,
+        no_new_keyring=flags.no_new_keyring,
+        warn=warn,
+    )
+    return Chosen(config=load_config(None), options=options, owner=(flags.io_uid, flags.io_gid))
