@@ -54,7 +54,7 @@ fn absent(errno: Errno) -> Absent {
 
 /// Start the server, if this is the host and nobody has tried a moment ago. The command does not wait for it.
 pub fn start(place: &Place) {
-    if !is_host() || was_started(place) {
+    if !is_host() || was_started(place) || !tells_who_calls() {
         return;
     }
     match sys::fork_quietly() {
@@ -67,6 +67,11 @@ pub fn start(place: &Place) {
         }
         Err(_) => {}
     }
+}
+
+/// Whether this kernel tells processes that talk to each other who they are, race-free: Linux 6.5.
+fn tells_who_calls() -> bool {
+    sys::stream_pair().is_ok_and(|(one, _other)| sys::peer_pidfd(one.as_fd()).is_ok())
 }
 
 /// Whether this process is in all namespaces of PID 1; in the initial ones where PID 1 may not be asked, which takes
