@@ -155,7 +155,7 @@ def end_children(known: set[int]) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     # All at once: the first process of a pid namespace ends only when all others in it have been reaped.
-    eventually(lambda: all([_reaped(pid) for pid in killed]), "what was killed is gone")
+    eventually(lambda: {_reaped(pid) for pid in killed} <= {True}, "what was killed is gone")
 
 
 def is_server(pid: int) -> bool:

@@ -129,9 +129,17 @@ class Side:
         (bundle / "config.json").write_text(json.dumps(spec))
         return bundle
 
+    def copy_rootfs(self) -> None:
+        """Make a root file system in the place, for a spec that writes to it."""
+        shutil.copytree(self._rootfs, self.place / "rootfs", symlinks=True)
+
     def known(self, pid: int, name: str) -> None:
         """Give a pid a name that it has on every side."""
         self._pids[pid] = f"<{name}>"
+
+    def is_caller(self, pid: int) -> bool:
+        """Say whether it is a command that was started here."""
+        return self._pids.get(pid) == "<caller>"
 
     def learn(self) -> None:
         """Name the inits that the records speak of."""
@@ -152,7 +160,7 @@ class Side:
         text = _UNNAMED.sub("/tmp/#… ", text)
         text = _PID.sub(r"\1<pid>", text)
         text = re.sub(r"PYSANDBOX_WARM=\S+", "PYSANDBOX_WARM=…", text)
-        return re.sub(r"(?<![\w.-])\d+(?![\w.])", lambda found: self._pids.get(int(found[0]), found[0]), text)
+        return re.sub(r"(?<![\w.-])[1-9]\d*(?![\w.])", lambda found: self._pids.get(int(found[0]), found[0]), text)
 
     def files(self) -> dict[str, str]:
         """Describe all that is in the place."""
@@ -200,6 +208,18 @@ def add_hooks(spec: dict[str, Any], path: Path, **fields: Any) -> None:
         kind: [{"path": "/bin/bash", "args": ["bash", "-c", HOOK % path, kind], **fields}]
         for kind in ("prestart", "createRuntime", "createContainer", "poststart", "poststop")
     }
+
+
+def hierarchies() -> list[Path]:
+    """Return where every cgroup hierarchy is mounted."""
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [Path(words[4]) for words in lines if words[words.index("-") + 1] in ("cgroup", "cgroup2")]
+
+
+def enter(name: str) -> None:
+    """Move this process into a cgroup of every hierarchy."""
+    for top in hierarchies():
+        (top / name / "cgroup.procs").write_text("0")
 
 
 def _text(file: Any) -> str:

@@ -7,6 +7,7 @@ to pass with runc first.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -30,6 +31,16 @@ def runtime_program(request: pytest.FixtureRequest) -> Path:
     found = shutil.which(chosen)
     assert found, f"{chosen} is not a program"
     return Path(found).resolve()
+
+
+@pytest.fixture(scope="session")
+def told_program(runtime_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for who does not pass an environment on: conmon starts a runtime with one of its own making."""
+    program = tmp_path_factory.mktemp("told") / runtime_program.name
+    warm = os.environ["PYSANDBOX_WARM"]
+    program.write_text(f'#!/bin/sh\nPYSANDBOX_WARM={shlex.quote(warm)} exec {shlex.quote(str(runtime_program))} "$@"\n')
+    program.chmod(0o755)
+    return program
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def started_engine(request: pytest.FixtureRequest, runtime_program: Path, layer:
         started = start_docker(directory, runtime_program, containerd.address)
     else:
         requires("root", "command podman", "command conmon")
-        started = start_podman(directory, runtime_program)
+        started = start_podman(directory, request.getfixturevalue("told_program"))
     started.import_image(layer)
     yield started
     started.close()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+import uuid
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from precondition import requires
+from runtime import eventually
 from server import Servers, warm_up
-from side import Sides
+from side import Sides, hierarchies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,3 +54,29 @@ def sides(warm_installation: Sides) -> Sides:
     """The installation, with its server running."""
     warm_installation.settle()
     return warm_installation
+
+
+@pytest.fixture
+def own_cgroup() -> Iterator[str]:
+    """A cgroup of the test's own in every hierarchy; its path below each."""
+    requires("root")
+    name = f"psb-test-{uuid.uuid4().hex[:8]}"
+    made = []
+    for top in hierarchies():
+        (top / name).mkdir()
+        for inherited in ("cpuset.cpus", "cpuset.mems"):
+            if (top / name / inherited).exists() and top != Path("/sys/fs/cgroup"):
+                (top / name / inherited).write_text((top / inherited).read_text())
+        made.append(top / name)
+    yield name
+    for directory in made:
+        for below, _, _ in os.walk(directory, topdown=False):
+            eventually(partial(_remove, below), f"{below} is removed")
+
+
+def _remove(directory: str) -> bool:
+    try:
+        os.rmdir(directory)
+    except OSError:
+        return not os.path.exists(directory)
+    return True

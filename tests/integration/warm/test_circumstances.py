@@ -7,18 +7,16 @@ import resource
 import shutil
 import signal
 import time
-import uuid
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from precondition import requires
-from runtime import eventually
-from side import LOOK, add_hooks
+from side import LOOK, add_hooks, enter, hierarchies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from side import Side, Sides
 
@@ -303,42 +301,6 @@ def test_a_caller_is_stopped_and_continued(sides: Sides) -> None:
 # -- cgroups -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def own_cgroup() -> Iterator[str]:
-    """A cgroup of the test's own in every hierarchy; its path below each."""
-    requires("root")
-    name = f"psb-test-{uuid.uuid4().hex[:8]}"
-    made = []
-    for top in _hierarchies():
-        (top / name).mkdir()
-        for inherited in ("cpuset.cpus", "cpuset.mems"):
-            if (top / name / inherited).exists() and top != Path("/sys/fs/cgroup"):
-                (top / name / inherited).write_text((top / inherited).read_text())
-        made.append(top / name)
-    yield name
-    for directory in made:
-        for below, _, _ in os.walk(directory, topdown=False):
-            eventually(partial(_remove, below), f"{below} is removed")
-
-
-def _remove(directory: str) -> bool:
-    try:
-        os.rmdir(directory)
-    except OSError:
-        return not os.path.exists(directory)
-    return True
-
-
-def _hierarchies() -> list[Path]:
-    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return [Path(words[4]) for words in lines if words[words.index("-") + 1] in ("cgroup", "cgroup2")]
-
-
-def _enter(name: str) -> None:
-    for top in _hierarchies():
-        (top / name / "cgroup.procs").write_text("0")
-
-
 @pytest.mark.parametrize("path", [None, "below/it", "/psb-test-absolute/it"])
 def test_the_callers_cgroup(sides: Sides, own_cgroup: str, path: str | None) -> None:
     """Paths are relative to it, hooks are in it."""
@@ -348,9 +310,9 @@ def test_the_callers_cgroup(sides: Sides, own_cgroup: str, path: str | None) -> 
             spec["linux"]["cgroupsPath"] = path
 
     def scene(side: Side) -> None:
-        run_everywhere(side, place, preexec_fn=partial(_enter, own_cgroup))
+        run_everywhere(side, place, preexec_fn=partial(enter, own_cgroup))
         assert own_cgroup in (side.place / "hooks").read_text()
-        side.note("left in it", sorted(str(path) for top in _hierarchies() for path in (top / own_cgroup).glob("*/")))
+        side.note("left in it", sorted(str(path) for top in hierarchies() for path in (top / own_cgroup).glob("*/")))
 
     sides.compare(scene, off=True)
 
