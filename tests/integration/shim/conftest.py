@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from daemon import image
+from daemon.api import compile_protos
 from daemon.containerd import Containerd
 from daemon.release import SUITES, Release, Unavailable, installed, of_suite
 from precondition import requires
@@ -94,7 +96,16 @@ class Shim:
         return path
 
     def create(self, **streams: Any) -> int:
+        self._name_cgroup()
         return int(self.call("Create", messages.CreateTaskRequest(id=self.id, bundle=str(self.bundle), **streams)).pid)
+
+    def _name_cgroup(self) -> None:
+        """Give the container a cgroup that no other test's has, as containerd does: ids are the same everywhere."""
+        config = self.bundle / "config.json"
+        spec = json.loads(config.read_text())
+        if not spec["linux"].get("cgroupsPath"):
+            spec["linux"]["cgroupsPath"] = f"/{self.namespace}-{self.id}"
+            config.write_text(json.dumps(spec))
 
     def start(self, exec_id: str = "") -> int:
         return int(self.call("Start", messages.StartRequest(id=self.id, exec_id=exec_id)).pid)
@@ -212,3 +223,11 @@ def own_containerd(make_containerd: Callable[..., Containerd]) -> Iterator[Conta
     containerd = make_containerd()
     yield containerd
     containerd.remove_containers()
+
+
+@pytest.fixture(scope="session")
+def protos(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Have the services of tests/data/containerd ready to be called."""
+    if importlib.util.find_spec("grpc") is None or importlib.util.find_spec("grpc_tools") is None:
+        pytest.skip("requires grpcio-tools: not installed")
+    compile_protos(tmp_path_factory.mktemp("protos"))
