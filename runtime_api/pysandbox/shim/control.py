@@ -124,7 +124,7 @@ class _Fifos:
     """Three FIFOs, and our ends of them."""
 
     def __init__(self, directory: str) -> None:
-        self.names = {name: f"{directory}/{name}" for name in ("stdin", "stdout", "stderr")}
+        self.names: dict[str, Any] = {name: f"{directory}/{name}" for name in ("stdin", "stdout", "stderr")}
         for path in self.names.values():
             os.mkfifo(path, 0o600)
         self._outputs = [
