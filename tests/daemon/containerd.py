@@ -35,13 +35,18 @@ class Containerd:
         release: Release | None = None,
         path: str | None = None,
         settings: str = DISABLED_CRI,
+        namespace: str | None = None,
     ) -> None:
-        """`release` is the machine's own by default, `path` containerd's PATH, `settings` end its configuration."""
+        """`release` is the machine's own by default, `path` containerd's PATH, `settings` end its configuration.
+
+        `namespace` is one that others may have, too: nothing is removed in it but what was made by name.
+        """
         self.directory = directory
         self.runtime = runtime
         self.release = release or installed()
         self.address = str(directory / "containerd.sock")
-        self.namespace = f"pysandbox-test-{uuid.uuid4().hex[:8]}"  # also the name of the parent cgroup
+        self.cgroup = f"pysandbox-test-{uuid.uuid4().hex[:8]}"
+        self.namespace = namespace or self.cgroup  # ctr has a namespace's containers in a cgroup of its name
         self.containers: list[str] = []
         self._environment = {**os.environ, "PATH": path or os.environ["PATH"]}
         self._configuration = directory / "config.toml"
@@ -133,7 +138,7 @@ address = "{self.address}.ttrpc"
         """End containerd and remove its directories."""
         self.remove_containers()
         self.daemon.stop()
-        remove_cgroups(self.namespace)
+        remove_cgroups(self.cgroup)
         for point in mounts_below(self.directory):
             call(["umount", "--lazy", point], os.environ)
         shutil.rmtree(self.directory)

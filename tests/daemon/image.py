@@ -10,6 +10,7 @@ import tarfile
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 NAME = "localhost/busybox:local"
@@ -23,7 +24,7 @@ def layer(rootfs: Path, archive: Path) -> None:
         tar.add(rootfs, arcname=".")
 
 
-def oci_archive(layer_path: Path, archive: Path) -> None:
+def oci_archive(layer_path: Path, archive: Path, *, name: str = NAME, command: Sequence[str] = ("sh",)) -> None:
     """Write a one-layer OCI image layout (image-spec 1.0, image-layout.md) as a tar archive."""
     with tarfile.open(archive, "w") as tar:
         blob = layer_path.read_bytes()
@@ -34,7 +35,7 @@ def oci_archive(layer_path: Path, archive: Path) -> None:
             {
                 "architecture": _ARCHITECTURES[platform.machine()],
                 "os": "linux",
-                "config": {"Env": [ENVIRONMENT], "Cmd": ["sh"]},
+                "config": {"Env": [ENVIRONMENT], "Cmd": list(command)},
                 "rootfs": {"type": "layers", "diff_ids": [filesystem["digest"]]},
             },
         )
@@ -43,7 +44,7 @@ def oci_archive(layer_path: Path, archive: Path) -> None:
             "application/vnd.oci.image.manifest.v1+json",
             {"schemaVersion": 2, "config": config, "layers": [filesystem]},
         )
-        manifest["annotations"] = {"io.containerd.image.name": NAME}
+        manifest["annotations"] = {"io.containerd.image.name": name}
         _add(tar, "index.json", json.dumps({"schemaVersion": 2, "manifests": [manifest]}).encode())
         _add(tar, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
 

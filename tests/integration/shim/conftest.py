@@ -201,7 +201,7 @@ def make_containerd(release: Release, layer: Path, shim_program: Path) -> Iterat
     yield make
     for containerd in made:
         containerd.close()
-        shutil.rmtree(f"/run/pysandbox-containerd/{containerd.namespace}", ignore_errors=True)
+        shutil.rmtree(f"/run/pysandbox-containerd/{containerd.cgroup}", ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
