@@ -45,6 +45,8 @@ test $1 = $3 && echo "leads its group"; echo "parent: $2, session: $4, terminal:
 } >> %s 2>&1"""
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _START_TIME = re.compile(r'("pid_start_time":)\d+')
+#: What `ps -ef` shows: how busy a process has been, when it was started.
+_PS = re.compile(r" +\d+ \d\d:\d\d (?=\S+ +\d\d:\d\d:\d\d )")
 _UNNAMED = re.compile(r"/tmp/#\d+ ")
 _PID = re.compile(r'("pid": ?)\d{2,}')
 _PIPE = re.compile(r"(pipe|socket):\[\d+\]")
@@ -124,6 +126,8 @@ class Side:
         args = ["sh", "-c", script] if isinstance(script, str) else script
         spec["process"].update({"args": args, "terminal": False})
         spec["root"] = {"path": str(self._rootfs), "readonly": True}
+        # By default it would be the container's id, which other sessions on this machine use as well.
+        spec["linux"]["cgroupsPath"] = cgroup_of(bundle)
         if change is not None:
             change(spec)
         (bundle / "config.json").write_text(json.dumps(spec))
@@ -157,6 +161,7 @@ class Side:
         text = _START_TIME.sub(r"\1…", _TIME.sub("<time>", text))
         text = _PEERS.sub(r"\1:…", _PIPE.sub(r"\1:[…]", text))
         text = _NAMESPACE.sub(_namespace, text)
+        text = _PS.sub(" <used> <started> ", text)
         text = _UNNAMED.sub("/tmp/#… ", text)
         text = _PID.sub(r"\1<pid>", text)
         text = re.sub(r"PYSANDBOX_WARM=\S+", "PYSANDBOX_WARM=…", text)
@@ -208,6 +213,11 @@ def add_hooks(spec: dict[str, Any], path: Path, **fields: Any) -> None:
         kind: [{"path": "/bin/bash", "args": ["bash", "-c", HOOK % path, kind], **fields}]
         for kind in ("prestart", "createRuntime", "createContainer", "poststart", "poststop")
     }
+
+
+def cgroup_of(bundle: Path) -> str:
+    """Return the cgroup of a bundle's container, relative to its caller's."""
+    return f"psb-equal-{os.getpid()}-{bundle.name}"
 
 
 def hierarchies() -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import ctypes
 import fcntl
 import gc
 import json
@@ -26,6 +27,7 @@ from pysandbox.warm.title import Title
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 #: Forks that wait: one to be taken, and one for whoever comes while the next is made.
@@ -40,6 +42,8 @@ BACKLOG = 512
 FAILURE_LIMIT = 5
 #: Characters of a reason to refuse that are kept: `status` tells them all in one message.
 REASON_LIMIT = 200
+#: ioprio_set(2), for which the C library has no function: asm/unistd.h.
+_IOPRIO_SET, _IOPRIO_WHO_PROCESS = {"x86_64": 251, "aarch64": 30}, 1
 #: Seconds for which no launcher shall try again where no server can be.
 GIVE_UP = 60
 
@@ -294,7 +298,7 @@ class Server:
 
 
 def leave_caller() -> None:
-    """Leave what the first caller had and the server must not keep: its cgroups and its place in the queue of the OOM.
+    """Leave what the first caller had and the server must not keep: cgroups, the favour of the OOM killer, priorities.
 
     The launcher has seen to descriptors, session, directory, umask, signals and environment before it executed us.
     """
@@ -304,6 +308,26 @@ def leave_caller() -> None:
     with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
         if int(file.read()) < 0:
             file.write(b"0")
+    _reset_priorities()
+
+
+def _reset_priorities() -> None:
+    """Be scheduled as any process is: nobody whom the server serves should wait because who started it was patient.
+
+    What needs CAP_SYS_NICE stays as it is without it (sched(7), ioprio_set(2)).
+    """
+    steps: list[Callable[[], object]] = [
+        lambda: os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0)),
+        lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),
+        # Those that there are: the cpuset takes away what is not ours.
+        lambda: os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF"))),
+    ]
+    number = _IOPRIO_SET.get(os.uname().machine)
+    if number is not None:
+        steps.append(lambda: ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, 0))
+    for step in steps:
+        with contextlib.suppress(OSError):
+            step()
 
 
 def _cgroup_mounts() -> list[str]:

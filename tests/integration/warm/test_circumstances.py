@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import time
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from precondition import requires
+from runtime import eventually
+from server import Servers
 from side import LOOK, add_hooks, enter, hierarchies
 
 if TYPE_CHECKING:
@@ -184,6 +187,30 @@ def test_priorities(sides: Sides) -> None:
     sides.compare(scene, off=True)
 
 
+def test_a_server_is_not_as_patient_as_who_has_started_it(sides: Sides, tmp_path: Path) -> None:
+    requires("command ionice", "command env")
+
+    def lower() -> None:
+        os.nice(7)
+        os.sched_setaffinity(0, {0})
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+    servers = Servers(tmp_path / "server")
+    environment = {**os.environ, "PYSANDBOX_WARM": str(servers.directory)}
+    argv = ["ionice", "--class", "idle", str(sides.program), "--version"]
+    subprocess.run(argv, env=environment, preexec_fn=lower, stdout=subprocess.DEVNULL, check=True)
+    try:
+        (status,) = eventually(servers.status, "there is a server")
+        for pid in (status["pid"], *status["spares"]):
+            assert os.getpriority(os.PRIO_PROCESS, pid) == 0
+            assert os.sched_getscheduler(pid) == os.SCHED_OTHER
+            assert os.sched_getaffinity(pid) == os.sched_getaffinity(0)
+            said = subprocess.run(["ionice", "--pid", str(pid)], stdout=subprocess.PIPE, text=True, check=True)
+            assert said.stdout.startswith("none"), said.stdout
+    finally:
+        servers.stop()
+
+
 def test_groups(sides: Sides) -> None:
     def scene(side: Side) -> None:
         run_everywhere(side, extra_groups=[3, 70_000])
@@ -306,6 +333,7 @@ def test_the_callers_cgroup(sides: Sides, own_cgroup: str, path: str | None) -> 
     """Paths are relative to it, hooks are in it."""
 
     def place(spec: dict[str, Any]) -> None:
+        spec["linux"].pop("cgroupsPath")
         if path is not None:
             spec["linux"]["cgroupsPath"] = path
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from runtime import eventually
-from side import LOOK, add_hooks
+from side import LOOK, add_hooks, cgroup_of
 
 if TYPE_CHECKING:
     from side import Side, Sides
@@ -71,8 +71,8 @@ def test_a_containers_life(sides: Sides) -> None:
                       ["exec", "c", "true"], ["resume", "c"], ["resume", "c"], ["update", "--pids-limit", "50", "c"],
                       ["exec", "c", "cat", "/proc/self/cgroup"], ["explain", "c"], ["kill", "c", "USR3"]):  # fmt: skip
             side(*words)
-        limit = next(Path("/sys/fs/cgroup").glob("pids/**/c/pids.max"), None)
-        side.note("pids.max", limit.read_text() if limit else "")
+        limit = next(Path("/sys/fs/cgroup").glob(f"**/{cgroup_of(bundle)}/pids.max"))
+        assert limit.read_text() == "50\n"
         for words in (["kill", "c", "KILL"], ["delete", "--force", "c"], ["state", "c"], ["delete", "c"]):
             side(*words)
 

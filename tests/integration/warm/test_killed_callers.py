@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGKILL, signal.SIGUSR1]
 #: Says that it runs, and ends when it is told to. It has the caller's environment, with a PATH.
 HOOK = "echo up > {0}/up; while [ ! -e {0}/go ]; do sleep 0.02; done; echo over > {0}/over"
-CGROUP = "psb-test-killed"
+CGROUP = f"psb-test-killed-{os.getpid()}"
 
 
 def _hook(side: Side, kind: str) -> Any:

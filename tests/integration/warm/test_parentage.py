@@ -160,6 +160,7 @@ def test_a_memory_limit_of_the_callers_holds_for_its_container(sides: Sides, own
     limit.write_text(str(48 << 20))
 
     def place(spec: dict[str, Any]) -> None:
+        spec["linux"].pop("cgroupsPath")
         if path is not None:
             spec["linux"]["cgroupsPath"] = path
 
