@@ -136,7 +136,7 @@ def test_what_is_started_is_where_the_caller_is(sides: Sides, own_cgroup: str) -
         assert hooks[0][1:3] == [True, sorted(own.items())], seen
         assert own_cgroup in hooks[0][3]
         assert "executor" in [each[0] for each in seen]
-        side.note("children of the caller", sorted(map(str, seen)))
+        side.note("children of the caller", "\n".join(sorted(map(str, seen))))
         (side.place / "go").touch()
         side.note("ended", process.wait(20))
 
