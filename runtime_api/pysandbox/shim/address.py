@@ -36,10 +36,13 @@ def group(spec: Mapping[str, Any], container_id: str) -> str:
 
 def socket_path(address: str, namespace: str, group_id: str) -> str:
     """Return the path of the socket."""
-    import hashlib
+    try:
+        from _sha256 import sha256  # type: ignore[import-not-found]  # hashlib would load OpenSSL
+    except ImportError:  # Python 3.12
+        from _sha2 import sha256  # type: ignore[import-not-found]
 
     joined = os.path.normpath(f"{address}/{namespace}/{group_id}")
-    return f"{DIRECTORY}/{hashlib.sha256(joined.encode()).hexdigest()}"
+    return f"{DIRECTORY}/{sha256(joined.encode()).hexdigest()}"
 
 
 def listen(path: str) -> socket:

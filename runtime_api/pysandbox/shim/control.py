@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 from threading import Thread
 
 from pysandbox.errors import InvalidArgument, NotFound, Unavailable
@@ -95,14 +93,10 @@ class Control:
         """
         process = {**self.spec(), "args": list(args), "terminal": False}
         exec_id = f"shimctl-{os.urandom(6).hex()}"
-        directory = tempfile.mkdtemp(prefix="pysandbox-shimctl-", dir="/run")
-        try:
-            with _Fifos(directory) as fifos:
-                spec = AnyMessage(type_url=PROCESS, value=json.dumps(process).encode())
-                self.call("Exec", messages.ExecProcessRequest, exec_id=exec_id, spec=spec, **fifos.names)
-                return self._run(exec_id, fifos, streams)
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+        with _Fifos(f"/run/pysandbox-{exec_id}") as fifos:
+            spec = AnyMessage(type_url=PROCESS, value=json.dumps(process).encode())
+            self.call("Exec", messages.ExecProcessRequest, exec_id=exec_id, spec=spec, **fifos.names)
+            return self._run(exec_id, fifos, streams)
 
     def _run(self, exec_id: str, fifos: _Fifos, streams: tuple[int, int, int]) -> int:
         try:
@@ -121,9 +115,11 @@ class Control:
 
 
 class _Fifos:
-    """Three FIFOs, and our ends of them."""
+    """Three FIFOs in a directory of their own, and our ends of them."""
 
     def __init__(self, directory: str) -> None:
+        os.mkdir(directory, 0o700)
+        self._directory = directory
         self.names: dict[str, Any] = {name: f"{directory}/{name}" for name in ("stdin", "stdout", "stderr")}
         for path in self.names.values():
             os.mkfifo(path, 0o600)
@@ -139,6 +135,9 @@ class _Fifos:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for path in self.names.values():
+            os.unlink(path)
+        os.rmdir(self._directory)
         if not any(thread.is_alive() for thread in self._threads):
             for descriptor in self._outputs:
                 os.close(descriptor)

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 
+from pysandbox.errors import InvalidArgument
 from pysandbox.state import Store
 
 ROOT = "/run/pysandbox-containerd"
@@ -18,7 +19,12 @@ ROOT = "/run/pysandbox-containerd"
 def enter(namespace: str, root: str = ROOT) -> Store:
     """Open a namespace's directory, which stays there until `leave`. Raises what `Store` does."""
     while True:
-        store = Store(f"{root}/{namespace}")
+        try:
+            store = Store(f"{root}/{namespace}")
+        except InvalidArgument as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                continue  # removed between being made and being opened
+            raise
         fcntl.flock(store.descriptor, fcntl.LOCK_SH)
         if _is_there(store):
             return store
