@@ -31,7 +31,7 @@ RUST_SOURCES := $(shell find guest_agent -path guest_agent/target -prune -o -typ
 
 say = @printf '[%s] %s\n' "$(1)" "$(2)"
 
-.PHONY: help setup demo test lint bench soak install uninstall clean
+.PHONY: help setup demo test lint bench bench-shim soak install uninstall clean
 help:
 	@sed -n '3,9s/^# \{0,1\}//p' Makefile
 
@@ -113,6 +113,10 @@ lint: setup $(STAMPS)/test
 
 bench: setup
 	@$(VENV)/bin/python -P -m pysandbox.compare.bench $(BENCH)
+
+bench-shim: setup
+	@$(VENV)/bin/python -m pip install --quiet 'grpcio>=1.51'
+	$(VENV)/bin/python -P -m pysandbox.compare.shimbench $(BENCH)
 
 soak: setup $(STAMPS)/test $(STAMPS)/test-packages-$(DAEMONS)
 	@setup/packages.sh soak
