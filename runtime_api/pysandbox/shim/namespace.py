@@ -10,25 +10,29 @@ import contextlib
 import fcntl
 import os
 
-from pysandbox.errors import InvalidArgument
+from pysandbox.errors import InvalidArgument, Unavailable
 from pysandbox.state import Store
 
 ROOT = "/run/pysandbox-containerd"
+#: Each is spoilt only by another that leaves in just that moment.
+_ATTEMPTS = 1000
 
 
 def enter(namespace: str, root: str = ROOT) -> Store:
     """Open a namespace's directory, which stays there until `leave`. Raises what `Store` does."""
-    while True:
+    for _ in range(_ATTEMPTS):
         try:
             store = Store(f"{root}/{namespace}")
         except InvalidArgument as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                continue  # removed between being made and being opened
+            # Removed between being found and being looked at, or between being made and being opened.
+            if isinstance(error.__cause__, FileNotFoundError | FileExistsError):
+                continue
             raise
         fcntl.flock(store.descriptor, fcntl.LOCK_SH)
         if _is_there(store):
             return store
         os.close(store.descriptor)
+    raise Unavailable(f"{root}/{namespace}: is no directory, or is being removed again and again")
 
 
 def leave(store: Store) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
+
+from pysandbox.errors import Unavailable
 from pysandbox.shim import namespace
 
 
@@ -49,3 +52,10 @@ def test_who_enters_while_others_leave_finds_a_directory_that_stays(tmp_path: Pa
 
     assert wrong == []
     assert not (tmp_path / "k8s.io").exists()
+
+
+def test_a_file_in_its_place_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "k8s.io").touch()
+
+    with pytest.raises(Unavailable, match="k8s.io: is no directory"):
+        namespace.enter("k8s.io", str(tmp_path))
