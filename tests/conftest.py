@@ -4,7 +4,8 @@
 directory of its own; `make_bundle(["true"], mutate)` makes a bundle with a busybox root; `leaks` fails a test that
 leaves a process, mount, cgroup, keyring, descriptor or record behind. `from precondition import requires` skips.
 
-`--warm on` (the default) has a server of the session's own serve the commands; `--warm off` runs every one cold.
+`--warm on` (the default) has a server of the session's own serve the commands, and fails if it hardly had any;
+`--warm off` runs every one cold.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import busybox
 import pytest
 from precondition import requires
-from runtime import Runtime, children, command_line, end_children, eventually
+from runtime import SERVABLE, Runtime, children, command_line, end_children, eventually
 from server import Servers, strayed, warm_up
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     servers = session.config.stash[SERVERS]
     if servers:
+        servers.status()
+        if servers.too_few(len(SERVABLE)):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         servers.stop()
         shutil.rmtree(servers.directory)
     end_children(set())
@@ -71,6 +75,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     servers = config.stash[SERVERS]
     if servers:
         terminalreporter.write_line(f"warm: {servers.served} commands served, refused: {json.dumps(servers.refused)}")
+        if servers.too_few(len(SERVABLE)):
+            terminalreporter.write_line(f"warm: FAILED: {servers.too_few(len(SERVABLE))}", red=True)
     else:
         terminalreporter.write_line("warm: off, every command ran cold")
 

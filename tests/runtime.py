@@ -13,9 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _NUMBERS = itertools.count(1)
+#: Command lines of the session that a server of its own could have served.
+SERVABLE: list[str] = []
+
+
+def count(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    """Remember a command that is about to be started, if a server of the session's is there for it."""
+    directory = (os.environ if environment is None else environment).get("PYSANDBOX_WARM", "off")
+    if directory == os.environ.get("PYSANDBOX_WARM") != "off" and os.path.exists(f"{argv[0]}-cold"):
+        SERVABLE.append(" ".join(argv))
 
 
 class Runtime:
@@ -45,6 +54,7 @@ class Runtime:
             keywords.setdefault(stream, subprocess.PIPE)
         if "input" not in keywords:
             keywords.setdefault("stdin", subprocess.DEVNULL)
+        count(argv, keywords.get("env"))
         done = subprocess.run(argv, timeout=timeout, text=True, check=False, **keywords)
         self.log.append(f"$ {' '.join(argv)}\n[{done.returncode}] {done.stdout or ''}{done.stderr or ''}")
         return done

@@ -15,6 +15,8 @@ from pysandbox.warm.place import DEFAULT_DIRECTORY, key_of
 
 #: Seconds for a server to answer, and to end.
 LIMIT = 10.0
+#: Fewer commands than this tell nothing: each may have its reason to run cold.
+FEW = 10
 
 
 class Servers:
@@ -49,6 +51,12 @@ class Servers:
     def answered(self) -> int:
         """How many commands they have had."""
         return self.served + sum(self.refused.values())
+
+    def too_few(self, calls: int) -> str:
+        """Say what is wrong if so few of this many commands came to a server that the warm start was not tested."""
+        if os.geteuid() != 0 or calls < FEW or 2 * self.answered >= calls:
+            return ""
+        return f"{calls} commands were started with a server there, and {self.answered} came to it"
 
     def pids(self) -> set[int]:
         """Return the processes that belong to no command: the servers, and the forks that wait."""

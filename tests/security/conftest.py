@@ -12,6 +12,6 @@ import sys
 
 sys.path.insert(0, os.path.dirname(__file__))
 
-from harness.fixtures import bundle, canary, compiler, exchanging, place, runc, runtime, succeeds
+from harness.fixtures import bundle, canary, compiler, exchanging, place, runc, runtime, succeeds, warm
 
-__all__ = ["bundle", "canary", "compiler", "exchanging", "place", "runc", "runtime", "succeeds"]
+__all__ = ["bundle", "canary", "compiler", "exchanging", "place", "runc", "runtime", "succeeds", "warm"]

@@ -10,9 +10,9 @@ import pytest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../security"))
 
-from harness.fixtures import bundle, canary, compiler, exchanging, place, runc, runtime, succeeds
+from harness.fixtures import bundle, canary, compiler, exchanging, place, runc, runtime, succeeds, warm
 
-__all__ = ["bundle", "canary", "compiler", "exchanging", "place", "runc", "runtime", "succeeds"]
+__all__ = ["bundle", "canary", "compiler", "exchanging", "place", "runc", "runtime", "succeeds", "warm"]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

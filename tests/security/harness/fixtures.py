@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from server import Servers, warm_up
 
 from harness.bundle import Bundle
 from harness.host import Canary, leftovers, settled
@@ -59,8 +60,16 @@ def _runtime(name: str, place: Path) -> Iterator[Runtime]:
     assert not left, "left behind:\n" + "\n".join(left)
 
 
+@pytest.fixture(scope="session")
+def warm(servers: Servers | None) -> None:
+    """Have a server for what `make setup` installed, unless it is to run cold, or is not there."""
+    (program, *_), _ = command_of("pysandbox")
+    if servers and os.path.exists(f"{program}-cold"):
+        warm_up(Path(program), servers)
+
+
 @pytest.fixture
-def runtime(place: Path, canary: Canary) -> Iterator[Runtime]:
+def runtime(place: Path, canary: Canary, warm: None) -> Iterator[Runtime]:
     """The runtime under test."""
     yield from _runtime(os.environ.get("PYSANDBOX_SECURITY_RUNTIME", "pysandbox"), place)
 
