@@ -103,8 +103,8 @@ class Pods:
         except grpc.RpcError:
             return False
 
-    def run(self, *, handler: str = "", network: str = "POD", pid: str = "CONTAINER") -> str:
-        """Run a pod; return its id."""
+    def run(self, *, handler: str = "", network: str = "POD", pid: str = "CONTAINER", **namespaces: Any) -> str:
+        """Run a pod; return its id. `namespaces` are more fields of NamespaceOption."""
         name = f"pod-{uuid.uuid4().hex[:8]}"
         config = {
             "metadata": {"name": name, "uid": name, "namespace": "default"},
@@ -112,15 +112,16 @@ class Pods:
             "log_directory": str(self.logs),
             "linux": {
                 "cgroup_parent": f"/{self.containerd.cgroup}",
-                "security_context": {"namespace_options": {"network": network, "pid": pid}},
+                "security_context": {"namespace_options": {"network": network, "pid": pid, **namespaces}},
             },
         }
         pod = str(self.runtime.RunPodSandbox(config=config, runtime_handler=handler).pod_sandbox_id)
         self._pods[pod] = config
         return pod
 
-    def create(self, pod: str, name: str, *command: str, attempt: int = 0, pid: str = "CONTAINER", **more: Any) -> str:
-        """Make a container of a pod; its log is `NAME.log`."""
+    def create(self, pod: str, name: str, *command: str, attempt: int = 0, **more: Any) -> str:
+        """Make a container of a pod, with its namespaces; its log is `NAME.log`."""
+        sandbox = self._pods[pod]
         config = {
             "metadata": {"name": name, "attempt": attempt},
             "image": {"image": image.NAME},
@@ -128,11 +129,11 @@ class Pods:
             "log_path": f"{name}.log",
             "linux": {
                 "resources": {"memory_limit_in_bytes": 64 << 20, "cpu_shares": 512},
-                "security_context": {"namespace_options": {"pid": pid}},
+                "security_context": sandbox["linux"]["security_context"],
             },
             **more,
         }
-        made = self.runtime.CreateContainer(pod_sandbox_id=pod, config=config, sandbox_config=self._pods[pod])
+        made = self.runtime.CreateContainer(pod_sandbox_id=pod, config=config, sandbox_config=sandbox)
         return str(made.container_id)
 
     def start(self, pod: str, name: str, *command: str, **more: Any) -> str:

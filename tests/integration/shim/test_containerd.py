@@ -290,3 +290,14 @@ def test_attach_after_containerd_was_killed(own_containerd: Containerd) -> None:
     done = own_containerd("task", "attach", "web", stdin="one\ntwo\n")
 
     assert (done.returncode, done.stdout) == (8, "got one\ngot two\n")
+
+
+def test_what_the_shim_says_of_itself(containerd: Containerd) -> None:
+    if containerd.release.version < (2,):
+        pytest.skip("containerd 1 does not ask")
+
+    info = json.loads(containerd.ok("plugins", "inspect-runtime", "--runtime", RUNTIME))
+
+    assert info["Name"] == RUNTIME
+    assert info["Version"]["Version"]
+    assert info["Features"]["linux"]["namespaces"]
