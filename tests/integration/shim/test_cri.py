@@ -187,7 +187,7 @@ def test_a_container_is_started_anew_in_its_pod(pods: Pods) -> None:
 
 
 def test_containers_see_the_pods_processes_where_it_says_so(pods: Pods) -> None:
-    container = pods.start(pods.run(pid="POD"), "web", "sleep", "2000", pid="POD")
+    container = pods.start(pods.run(pid="POD"), "web", "sleep", "2000")
 
     processes = pods.exec(container, "ps")[1]
 
@@ -201,6 +201,17 @@ def test_a_pod_on_the_hosts_network(pods: Pods) -> None:
     own = pods.exec(container, "readlink", "/proc/self/ns/net")[1].decode().strip()
 
     assert own == Path("/proc/self/ns/net").readlink().name
+
+
+def test_a_pod_in_a_user_namespace(pods: Pods, release: Release) -> None:
+    if release.version < (2,):
+        pytest.skip("containerd 1 has no pods in user namespaces")
+    ids = [{"host_id": 1_000_000, "container_id": 0, "length": 65536}]
+    container = pods.start(pods.run(userns_options={"mode": "POD", "uids": ids, "gids": ids}), "web", *SLEEP)
+
+    assert pods.exec(container, "cat", "/proc/self/uid_map")[1].split() == [b"0", b"1000000", b"65536"]
+    assert pods.exec(container, "stat", "-c", "%u", "/bin/busybox")[1] == b"0\n"
+    assert Path(f"/proc/{pid_of(pods, container)}").stat().st_uid == 1_000_000
 
 
 def test_a_removed_pod_leaves_nothing(pods: Pods) -> None:
