@@ -81,8 +81,8 @@ class Caller:
     def detach(self, serve: Callable[[], int], *keep: int) -> bool:
         """Have a fork of this process run `serve` as long as it likes, in a session of its own; say whether one does.
 
-        It is in the caller's cgroups and a `Caller` itself, and holds the descriptors 0, 1, 2 and `keep`. A process that
-        was started cold is not forked, it may have threads: False, and a program must be started.
+        It is in the caller's cgroups and a `Caller` itself, and holds the descriptors 0, 1, 2 and `keep`. A process
+        that was started cold is not forked, it may have threads: False, and a program must be started.
         """
         return False
 

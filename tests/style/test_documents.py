@@ -15,7 +15,15 @@ COMMAND = re.compile(
     r"^\s*(?:\$ |# )?(?:sudo )?(?:\.venv/bin/)?pysandbox ((?:--?[\w-]+(?:[= ][A-Z/.\w]+)? )*)([a-z]+)\b", re.MULTILINE
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/limits.md", "docs/warm.md", "docs/bench.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/architecture.md",
+    "docs/limits.md",
+    "docs/warm.md",
+    "docs/bench.md",
+]
 
 
 def shell_blocks(text: str) -> list[str]:
@@ -37,9 +45,7 @@ def test_make_targets_in_documents_exist(repository: Path) -> None:
     text = "".join((repository / name).read_text() for name in DOCUMENTS)
 
     named = set(re.findall(r"`(?:sudo )?make ([a-z]+)", text)) | {
-        word
-        for block in shell_blocks(text)
-        for word in re.findall(r"^\s*(?:sudo )?make ([a-z]+)", block, re.MULTILINE)
+        word for block in shell_blocks(text) for word in re.findall(r"^\s*(?:sudo )?make ([a-z]+)", block, re.MULTILINE)
     }
 
     assert named
