@@ -6,6 +6,7 @@ plugins = ["example"]                  # the only backends, beside the built-in 
 observers = ["example"]                # entry points whose pysandbox_lifecycle_event is called
 annotation_backends = ["namespaces"]   # values of the annotation io.pysandbox.backend that count
 warm = false                           # for the launcher: start every command cold
+binary_stdio = false                   # for the shim: no program takes output (`binary://` streams)
 ```
 
 It names code that runs as root, so it must be root's. `tomllib` (16 ms) is imported only when there is a file.
@@ -35,6 +36,7 @@ class Config:
     plugins: tuple[str, ...] | None = None
     observers: tuple[str, ...] = ()
     annotation_backends: tuple[str, ...] = ()
+    binary_stdio: bool = True
 
 
 def load_config(path: str | None) -> Config:
@@ -82,17 +84,19 @@ def read_document(text: bytes, where: str) -> dict[str, Any]:
 
 
 def _checked(document: dict[str, Any], where: str, base: Config) -> Config:
-    unknown = document.keys() - {"backend", "plugins", "observers", "annotation_backends", "warm"}
+    unknown = document.keys() - {"backend", "plugins", "observers", "annotation_backends", "warm", "binary_stdio"}
     if unknown:
         raise InvalidArgument(f"{where}: unknown setting {min(unknown)!r}")
     backend = document.get("backend", base.backend)
     if not isinstance(backend, str | None):
         raise InvalidArgument(f"{where}: backend should be a string")
-    if not isinstance(document.get("warm", True), bool):
-        raise InvalidArgument(f"{where}: warm should be true or false")
+    for name in ("warm", "binary_stdio"):
+        if not isinstance(document.get(name, True), bool):
+            raise InvalidArgument(f"{where}: {name} should be true or false")
     return Config(
         path=base.path,
         backend=backend,
+        binary_stdio=document.get("binary_stdio", base.binary_stdio),
         plugins=_names(document, "plugins", where) if "plugins" in document else base.plugins,
         observers=_names(document, "observers", where) if "observers" in document else base.observers,
         annotation_backends=(

@@ -28,11 +28,12 @@ _BODY = "runtime options"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """Settings, the backend's options, and the uid and gid that are to own the streams."""
+    """Settings, the backend's options, the uid and gid that are to own the streams, and the shim's own cgroup."""
 
     config: Config
     options: Options
     owner: tuple[int, int] = (0, 0)
+    shim_cgroup: str = ""
 
 
 def chosen(message: AnyMessage | None, warn: Callable[[str], None]) -> Chosen:
@@ -68,4 +69,5 @@ def _runc(flags: RuncOptions, warn: Callable[[str], None]) -> Chosen:
         no_new_keyring=flags.no_new_keyring,
         warn=warn,
     )
-    return Chosen(config=load_config(None), options=options, owner=(flags.io_uid, flags.io_gid))
+    owner = flags.io_uid, flags.io_gid
+    return Chosen(config=load_config(None), options=options, owner=owner, shim_cgroup=flags.shim_cgroup)

@@ -20,11 +20,13 @@ from pysandbox.errors import (
     AlreadyExists,
     FailedPrecondition,
     NotFound,
+    PermissionDenied,
     SandboxError,
     Unimplemented,
 )
-from pysandbox.shim import rootfs
+from pysandbox.shim import cgroup, rootfs
 from pysandbox.shim.directory import working_in
+from pysandbox.shim.logger import Logger
 from pysandbox.shim.messages import events
 from pysandbox.shim.messages import task as messages
 from pysandbox.shim.messages.process import ProcessInfo, Status
@@ -122,10 +124,12 @@ class TaskService:
         from pysandbox.oci.bundle import load_bundle
 
         asked = chosen(request.options, self._warn)
+        if asked.shim_cgroup:
+            cgroup.enter(asked.shim_cgroup)
         runtime = lifecycle.Runtime(store=self._store, warn=self._warn, config=asked.config)
         names = _names(request, asked.owner)
         task = Task(request.id, load_bundle(request.bundle), runtime, Process("", names))
-        streams = task.init.streams = Streams(names)
+        streams = task.init.streams = Streams(names, self._logger(runtime, task.id))
         try:
             container = lifecycle.create(runtime, task.id, task.bundle, stdio=streams.stdio, options=asked.options)
         except BaseException:
@@ -144,6 +148,17 @@ class TaskService:
             self._publisher.publish("create", _created(request, task.init.pid))
         self._watch_memory(task, container)
         return task
+
+    def _logger(self, runtime: lifecycle.Runtime, container: str) -> Callable[[str], Logger]:
+        """Return what starts a program that takes output. Raises PermissionDenied where the settings forbid it."""
+        namespace = os.path.basename(self._store.path)
+
+        def start(where: str) -> Logger:
+            if not runtime.config.binary_stdio:
+                raise PermissionDenied(f"{where}: {runtime.config.path} has binary_stdio = false")
+            return Logger(where, container, namespace, self._reaper.watch)
+
+        return start
 
     def _began(self, task: Task, process: Process, pid: int, console: int | None) -> None:
         """Follow a new process. If that cannot be, for want of descriptors, end it."""
@@ -181,7 +196,7 @@ class TaskService:
     def _start_exec(self, task: Task, process: Process) -> None:
         task.check_running()
         assert process.spec is not None
-        streams = process.streams = Streams(process.names)
+        streams = process.streams = Streams(process.names, self._logger(task.runtime, task.id))
         try:
             _, started = lifecycle.exec_(
                 task.runtime,
@@ -286,6 +301,7 @@ class TaskService:
                 task.execs.pop(request.exec_id, None)
         if process.streams is not None:
             process.streams.ended(DRAIN_LIMIT)
+            process.streams.finish()
         process.close()
         if process is task.init:
             rootfs.unmount_all(task.bundle.path)

@@ -15,12 +15,16 @@ import stat
 from threading import Event, Thread
 
 from pysandbox.backend import Stdio
-from pysandbox.errors import InvalidArgument, Unimplemented
+from pysandbox.errors import InvalidArgument
 from pysandbox.record import dataclass
+from pysandbox.shim.logger import is_logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
+
+    from pysandbox.shim.logger import Logger
 
 _CHUNK = 64 * 1024
 _IN_CLOSE_WRITE = 0x8
@@ -40,9 +44,11 @@ class Names:
 class Streams:
     """The streams of one process, from before it is made until nobody writes any more."""
 
-    def __init__(self, names: Names) -> None:
-        """Open them. Raises InvalidArgument, Unimplemented, OSError; nothing stays open then."""
+    def __init__(self, names: Names, start_logger: Callable[[str], Logger] | None = None) -> None:
+        """Open them. Raises InvalidArgument, OSError and what `start_logger` raises; nothing stays open then."""
         self.names = names
+        self._start_logger = start_logger
+        self._loggers: dict[str, Logger] = {}
         self._kept: dict[str, int] = {}
         self._handed: list[int] = []
         self._relay: Relay | None = None
@@ -50,15 +56,29 @@ class Streams:
         try:
             self.stdio = Stdio(terminal=True) if names.terminal else self._open()
             if names.terminal:
-                self._kept = {name: _keep(getattr(names, name)) for name in ("stdin", "stdout") if getattr(names, name)}
+                for name in ("stdin", "stdout"):
+                    if getattr(names, name):
+                        self._kept[name] = self._keep(name)
         except BaseException:
-            self.close()
+            self.finish()
             raise
+
+    def _keep(self, name: str) -> int:
+        """Open what a stream is called, for us."""
+        where = getattr(self.names, name)
+        if not is_logger(where) or name == "stdin" or self._start_logger is None:
+            return _keep(where)
+        if where not in self._loggers:
+            self._loggers[where] = self._start_logger(where)
+        logger = self._loggers[where]
+        descriptor = os.dup(logger.stdout if name == "stdout" else logger.stderr)
+        os.set_blocking(descriptor, not self.names.terminal)
+        return descriptor
 
     def _open(self) -> Stdio:
         stdin = self._hand("stdin", os.O_RDONLY)
         stdout = self._hand("stdout", os.O_WRONLY)
-        same = self.names.stderr and self.names.stderr == self.names.stdout
+        same = self.names.stderr and self.names.stderr == self.names.stdout and not is_logger(self.names.stderr)
         return Stdio(stdin=stdin, stdout=stdout, stderr=stdout if same else self._hand("stderr", os.O_WRONLY))
 
     def _hand(self, name: str, mode: int) -> int:
@@ -69,7 +89,7 @@ class Streams:
         if not where:
             descriptor = os.open("/dev/null", mode | os.O_CLOEXEC)
         else:
-            kept = self._kept[name] = _keep(where)
+            kept = self._kept[name] = self._keep(name)
             fifo = stat.S_ISFIFO(os.fstat(kept).st_mode)
             if fifo and self.names.owner != (0, 0):
                 os.fchown(kept, *self.names.owner)  # or /dev/stdout could not be opened again by who is not root
@@ -109,9 +129,17 @@ class Streams:
             self._relay.done.wait(patience)
         self.close()
 
+    def finish(self) -> None:
+        """Close everything, and wait for the programs that take output to end."""
+        self.close()
+        while self._loggers:
+            self._loggers.popitem()[1].finish()
+
     def close(self) -> None:
         """Close everything, any number of times."""
         self._close_handed()
+        for logger in self._loggers.values():
+            logger.let_go()
         if (watch := self.take_input_watch()) is not None:
             os.close(watch)
         while self._kept:
@@ -145,12 +173,10 @@ def _watch_writers(where: str) -> int:
 
 
 def _path(where: str) -> tuple[str, str]:
-    """Return kind and path of what containerd names. Raises InvalidArgument, Unimplemented."""
+    """Return kind and path of what containerd names. Raises InvalidArgument."""
     scheme, found, path = where.partition("://")
     if not found:
         scheme, path = "fifo", where
-    if scheme in ("binary", "binary-v2"):
-        raise Unimplemented(f"{where}: output to a program is not implemented")
     if scheme not in ("fifo", "file") or not path.startswith("/") or "\0" in path:
         raise InvalidArgument(f"{where}: is no absolute path, fifo:// or file://")
     return scheme, path.partition("?")[0] if found else path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pysandbox.errors import InvalidArgument, Unimplemented
+from pysandbox.errors import InvalidArgument
 from pysandbox.shim import address
 from pysandbox.shim.invocation import parse
 from pysandbox.shim.metrics import metrics
@@ -166,7 +166,7 @@ def test_no_name_is_the_null_device() -> None:
     [
         ("relative", InvalidArgument),
         ("tcp://host", InvalidArgument),
-        ("binary:///bin/cat", Unimplemented),
+        ("binary:///bin/cat", InvalidArgument),
         ("/dev/null", InvalidArgument),
         ("/nonexistent/x", FileNotFoundError),
     ],
