@@ -254,11 +254,15 @@ def test_events_come_in_the_contracts_order(containerd: Containerd) -> None:
 
 def test_containerd_cleans_up_after_a_killed_shim(containerd: Containerd) -> None:
     pid = start(containerd, "web", "sleep", "100")
+    bundle = next(containerd.directory.glob("state/io.containerd.runtime.v2.task/*/web"))
+    socket = Path((bundle / "address").read_text().removeprefix("unix://"))
+    assert socket.is_socket()
     os.kill(shim_of(pid), signal.SIGKILL)
 
     eventually(lambda: not running(pid), 5)
     eventually(lambda: "web" not in containerd.ok("task", "list"), 5)
     eventually(lambda: not [point for point in mounts_below(containerd.directory) if "/web/" in point], 5)
+    eventually(lambda: not bundle.exists() and not socket.exists(), 5)
     assert not list(Path(f"/run/pysandbox-containerd/{containerd.namespace}").glob("web*"))
 
 
