@@ -7,7 +7,7 @@ import gc
 import os
 
 from pysandbox.caller import Caller, Cold, Start, become
-from pysandbox.cgroup.layout import read_layout
+from pysandbox.cgroup.layout import parse_own, read_layout
 from pysandbox.executor import held_executor
 from pysandbox.warm.wire import Closed, receive, send
 
@@ -205,9 +205,16 @@ def _close_all_but(kept: set[int | None]) -> None:
 
 
 def _cgroup_files() -> Iterator[str]:
-    """Yield the files through which this process enters the caller's cgroups. v1's `tasks` is quick for oneself."""
+    """Yield the files through which this process enters the caller's cgroups, but those that it is in already.
+
+    v1's `tasks` is quick for oneself; `cgroup.procs` waits for the kernel (RCU), which takes milliseconds.
+    """
     layout = read_layout()
+    with open("/proc/self/cgroup", "rb") as file:
+        here = parse_own(file.read().decode(errors="surrogateescape"))
     for hierarchy in layout.legacy:
-        yield f"{hierarchy.directory(layout.own.get(hierarchy.controllers[0], '/'))}/tasks"
-    if layout.unified is not None:
+        name = hierarchy.controllers[0]
+        if here.get(name) != layout.own.get(name):
+            yield f"{hierarchy.directory(layout.own.get(name, '/'))}/tasks"
+    if layout.unified is not None and here.get("") != layout.own.get(""):
         yield f"{layout.unified.directory(layout.own.get('', '/'))}/cgroup.procs"
