@@ -230,12 +230,18 @@ class Store:
 
 
 def _make_directories(path: str) -> None:
-    """Make a directory, and those above it that are missing, for us alone: a daemon's umask may be 0."""
-    umask = os.umask(0o077)
+    """Make a directory, and those above it that are missing, for us alone: a daemon's umask may be 0.
+
+    By mode, not by umask(2): that is the whole process's, and a shim's threads would take each other's for their own.
+    """
     try:
-        os.makedirs(path, exist_ok=True)
-    finally:
-        os.umask(umask)
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    except FileNotFoundError:
+        _make_directories(os.path.dirname(path))
+        _make_directories(path)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
