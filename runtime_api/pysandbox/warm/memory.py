@@ -13,7 +13,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 #: linux/mman.h, Linux 5.14: fault pages in as if by writing. What an older kernel refuses is left to the faults.
 MADV_POPULATE_WRITE = 23
@@ -23,6 +23,8 @@ TEACHERS = 8
 _ENTRY, _OWN = 8, 0x81
 #: Pages between two wanted ones that are taken with them: a system call costs more.
 _GAP = 2
+#: Runs of pages between two looks at whether somebody waits.
+_AT_ONCE = 16
 
 
 class Pages:
@@ -54,9 +56,11 @@ class Pages:
         self._taught += 1
         self._runs = list(runs(sorted(self._numbers)))
 
-    def populate(self) -> None:
-        """Make them this process's own now."""
-        for first, length in self._runs:
+    def populate(self, wanted: Callable[[], bool]) -> None:
+        """Make them this process's own now, or until it is wanted."""
+        for number, (first, length) in enumerate(self._runs):
+            if number % _AT_ONCE == 0 and wanted():
+                return
             self._madvise(first * self._size, length * self._size, MADV_POPULATE_WRITE)
 
 

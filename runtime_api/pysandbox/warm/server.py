@@ -139,7 +139,7 @@ class Server:
         code = 1
         try:
             spare = self._become_spare()
-            self._pages.populate()
+            self._pages.populate(spare.wanted)
             code = spare.wait()
             if spare.served and self._pages.wanted:
                 self._report("pages", self._pages.mine())

@@ -182,6 +182,12 @@ class Spare:
         self._title = title
         self.served = False
 
+    def wanted(self) -> bool:
+        """Say whether a caller waits to be accepted."""
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        return bool(poll.poll(0))
+
     def wait(self) -> int:
         """Wait for a caller and serve it; return this process's exit code."""
         connection = self._accept()
