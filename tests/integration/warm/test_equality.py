@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -246,7 +247,7 @@ def test_descriptors_that_are_kept_and_those_that_are_not(sides: Sides) -> None:
         script = 'for each in /proc/self/fd/*; do echo "${each##*/} $(readlink $each)"; done; cat <&3; echo wrote >&4'
         (side.place / "given").write_text("given\n")
         read, write = os.open(side.place / "given", os.O_RDONLY), os.open(side.place / "got", os.O_WRONLY | os.O_CREAT)
-        high = [_at(read, number) for number in (99, 200, 511)]
+        high = [fcntl.fcntl(read, fcntl.F_DUPFD, number) for number in (99, 200, 500)]
         kept = {"3": read, "4": write}
         moved = 'exec "$@" ' + " ".join(f"{number}<>/proc/self/fd/{fd}" for number, fd in kept.items())
         for count in ("0", "2", "3"):
@@ -264,15 +265,12 @@ def test_descriptors_that_are_kept_and_those_that_are_not(sides: Sides) -> None:
     sides.compare(scene, off=True)
 
 
-def _at(descriptor: int, number: int) -> int:
-    os.dup2(descriptor, number)
-    return number
-
-
 @pytest.mark.parametrize("number", [512, 900])
 def test_a_descriptor_with_a_high_number_runs_cold(sides: Sides, number: int) -> None:
     def scene(side: Side) -> None:
-        descriptor = _at(os.open("/dev/null", os.O_RDONLY), number)
+        null = os.open("/dev/null", os.O_RDONLY)
+        descriptor = fcntl.fcntl(null, fcntl.F_DUPFD, number)
+        os.close(null)
         side("--version", pass_fds=[descriptor])
         side("run", "--bundle", side.bundle("ls /proc/self/fd"), "c", pass_fds=[descriptor])
         os.close(descriptor)
