@@ -397,6 +397,15 @@ def test_a_spare_that_is_killed_while_it_creates_leaves_nothing(served: Served, 
 
 
 @needs_strace
+def test_a_server_that_is_killed_meanwhile_fails_no_command(served: Served, bundle: Bundle, place: Path) -> None:
+    points = faults.points_of_server(served, bundle, place)
+
+    wrong = list(faults.kill_servers(served, bundle, place, endurance.spread(points, 10)))
+
+    assert wrong == []
+
+
+@needs_strace
 def test_a_launcher_that_is_killed_while_it_creates_leaves_nothing(served: Served, bundle: Bundle, place: Path) -> None:
     points = faults.points_of_launcher(served, bundle, place)
 

@@ -86,6 +86,16 @@ def test_a_spare_killed_at_any_step_of_create_leaves_nothing(served: Served, bun
     print(f"spare killed at {len(chosen)} of {len(points)} points, nothing left")
 
 
+def test_a_server_killed_at_any_step_fails_no_command(served: Served, bundle: Bundle, place: Path) -> None:
+    points = faults.points_of_server(served, bundle, place)
+    chosen = endurance.spread(points, POINTS)
+
+    wrong = list(faults.kill_servers(served, bundle, place, chosen))
+
+    assert wrong == []
+    print(f"server killed at {len(chosen)} of {len(points)} points, no command failed")
+
+
 def test_a_launcher_killed_at_any_step_of_create_leaves_nothing(served: Served, bundle: Bundle, place: Path) -> None:
     points = faults.points_of_launcher(served, bundle, place)
     chosen = endurance.spread(points, POINTS)

@@ -135,6 +135,37 @@ def kill_spares(runtime: Served, bundle: Bundle, place: Path, points: Iterable[I
         yield from endurance._aftermath(runtime, bundle, place, container, f"{what}, exit code {answer.code}")
 
 
+def points_of_server(runtime: Served, bundle: Bundle, place: Path) -> list[Injection]:
+    """Learn from one good `create` at which system calls the server itself can be killed meanwhile."""
+    log, container = place / "trace-server", runtime.new_id()
+    bundle.write()
+    runtime.installation.settled()
+    with traced([runtime.installation.server], "-o", str(log), "-e", "signal=none"):
+        answer = runtime.call(*endurance.create_arguments(bundle, container))
+        runtime.installation.settled()  # what it does when a fork has ended belongs to it
+    assert answer.code == 0, answer
+    assert runtime.call("delete", "--force", container).code == 0
+    names = [line.partition("(")[0] for line in log.read_text().splitlines()]
+    return endurance.injections(endurance.Counter(name for name in names if name.isidentifier()), ["KILL"])
+
+
+def kill_servers(runtime: Served, bundle: Bundle, place: Path, points: Iterable[Injection]) -> Iterator[str]:
+    """Kill the server at each point of a `create`; yield what was wrong. No command may fail for it."""
+    for name, number, fault in points:
+        container = runtime.new_id()
+        runtime.installation.serve()
+        inject = f"inject={name}:signal={fault}:when={number}"
+        with traced([runtime.installation.server], "-o", "/dev/null", "-e", f"trace={name}", "-e", inject):
+            answers = [
+                runtime.call(*endurance.create_arguments(bundle, container), limit=20),
+                runtime.call("delete", "--force", container, limit=20),
+            ]
+        for answer in answers:
+            if answer.code != 0:
+                yield f"server during create and delete, {name} {number}: {answer}"
+        yield from endurance._aftermath(runtime, bundle, place, container, f"server, {name} {number}")
+
+
 def kill_launchers(runtime: Served, bundle: Bundle, place: Path, points: Iterable[Injection]) -> Iterator[str]:
     """Kill the launcher at each point of a `create`; yield what was wrong. Whoever served it dies with it."""
     for point in points:
