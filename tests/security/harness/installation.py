@@ -202,7 +202,8 @@ class Installation:
                 if stream is not None:
                     stream.close()
         self.stop()
-        shutil.rmtree(self.top)
+        # A server that is just beginning, which nobody can ask yet, may still write compiled modules.
+        eventually(lambda: shutil.rmtree(self.top, ignore_errors=True) or not self.top.exists(), "the files are gone")
 
 
 def _answered(status: Mapping[str, Any]) -> int:
