@@ -144,7 +144,7 @@ class Pods:
 
     def exec(self, container: str, *command: str) -> tuple[int, bytes, bytes]:
         """Run one more process in a container; return exit code, output and errors."""
-        done = self.runtime.ExecSync(container_id=container, cmd=command, timeout=30)
+        done = self.runtime.ExecSync(container_id=container, cmd=command, timeout=10)
         return done.exit_code, done.stdout, done.stderr
 
     def state(self, container: str) -> str:
