@@ -1,9 +1,9 @@
-"""Make Python classes of .proto files: `python -m pysandbox.ttrpc.generate DIRECTORY=PACKAGE …`.
+"""Make Python classes of .proto files: `python -m pysandbox.ttrpc.generate DIRECTORY[:PROTOS]=PACKAGE …`.
 
-For every `DIRECTORY/proto/NAME.proto` it writes `DIRECTORY/messages/NAME.py`, the module `PACKAGE.messages.NAME`. Files
-import each other by bare name, those of an earlier DIRECTORY too. protoc of grpcio-tools reads them; it is needed
-here and nowhere else. What the codec has not (oneof, recursion, fixed and zigzag numbers, float, maps of messages) is
-refused.
+For every `NAME.proto` in PROTOS (`DIRECTORY/proto` if it is not given) it writes `DIRECTORY/messages/NAME.py`, the
+module `PACKAGE.messages.NAME`. Files import each other by bare name, those of an earlier argument too. protoc of
+grpcio-tools reads them; it is needed here and nowhere else. What the codec has not (oneof, recursion, fixed and zigzag
+numbers, float, maps of messages) is refused.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ class Source:
     """The .proto files of one directory, and the package that their modules are in."""
 
     def __init__(self, argument: str) -> None:
-        self.directory, _, self.package = argument.partition("=")
+        places, _, self.package = argument.partition("=")
         if not self.package:
-            raise SystemExit(f"{argument}: is not DIRECTORY=PACKAGE")
-        self.protos = os.path.join(self.directory, "proto")
+            raise SystemExit(f"{argument}: is not DIRECTORY[:PROTOS]=PACKAGE")
+        self.directory, _, protos = places.partition(":")
+        self.protos = protos or os.path.join(self.directory, "proto")
         self.names = sorted(name.removesuffix(".proto") for name in os.listdir(self.protos) if name.endswith(".proto"))
 
 

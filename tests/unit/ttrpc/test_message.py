@@ -36,8 +36,15 @@ from pysandbox.ttrpc.messages.wellknown import Timestamp
 
 TTRPC = Path(pysandbox.ttrpc.__file__).parent
 SHIM = TTRPC.parent / "shim"
+TREE = Path(__file__).parents[3]
+MICROVM = TREE / "backends" / "pysandbox_microvm"
 SAMPLE = Path(__file__).parents[2] / "data" / "ttrpc"
-SOURCES = [f"{TTRPC}=pysandbox.ttrpc", f"{SHIM}=pysandbox.shim", f"{SAMPLE}=sample"]
+SOURCES = [
+    f"{TTRPC}=pysandbox.ttrpc",
+    f"{SHIM}=pysandbox.shim",
+    f"{MICROVM}:{TREE / 'guest_agent' / 'proto'}=pysandbox_microvm",
+    f"{SAMPLE}=sample",
+]
 
 
 @pytest.fixture(scope="session")
@@ -69,16 +76,20 @@ def everything(generated: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     return module.Everything  # type: ignore[no-any-return]
 
 
-def _classes(package: str) -> list[type[Message]]:
+def _classes(package: str, directory: Path) -> list[type[Message]]:
     classes: list[type[Message]] = []
-    for path in sorted((TTRPC.parent / package / "messages").glob("[!_]*.py")):
-        module = importlib.import_module(f"pysandbox.{package}.messages.{path.stem}")
+    for path in sorted((directory / "messages").glob("[!_]*.py")):
+        module = importlib.import_module(f"{package}.messages.{path.stem}")
         here = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
-        classes += [value for value in here if issubclass(value, Message)]
+        classes += [value for value in here if isinstance(value, type) and issubclass(value, Message)]
     return classes
 
 
-CLASSES = [*_classes("ttrpc"), *_classes("shim")]
+CLASSES = [
+    *_classes("pysandbox.ttrpc", TTRPC),
+    *_classes("pysandbox.shim", SHIM),
+    *_classes("pysandbox_microvm", MICROVM),
+]
 
 
 def _random(chance: random.Random, kind: type[Message]) -> Message:
@@ -142,7 +153,10 @@ def test_the_generated_modules_are_those_of_the_proto_files(generated: dict[str,
 
     assert {path: Path(path).read_text() for path in committed} == committed
     assert {
-        str(path) for root in (TTRPC, SHIM) for path in (root / "messages").glob("*.py") if path.stem != "__init__"
+        str(path)
+        for root in (TTRPC, SHIM, MICROVM)
+        for path in (root / "messages").glob("*.py")
+        if path.stem != "__init__"
     } == set(committed)
 
 

@@ -1,0 +1,1 @@
+"""The microvm backend: containers in a virtual machine of their own, under their own kernel."""
