@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from signal import SIGKILL
 
+from pysandbox import process as processes
 from pysandbox.backend import Backend, Process
 from pysandbox.cgroup.placement import load_cgroup, open_cgroup
 from pysandbox.errors import FailedPrecondition
-from pysandbox_namespaces import process as processes
 from pysandbox_namespaces.container import NamespacesContainer
 
 TYPE_CHECKING = False

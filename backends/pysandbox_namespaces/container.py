@@ -7,11 +7,11 @@ import json
 import os
 import signal as signals
 
+from pysandbox import process as processes
 from pysandbox.backend import Container, Process
 from pysandbox.caller import current
 from pysandbox.errors import FailedPrecondition, NotFound
 from pysandbox.linux import is_alive, start_time
-from pysandbox_namespaces import process as processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

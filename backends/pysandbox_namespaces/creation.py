@@ -9,11 +9,11 @@ from pysandbox import executor
 from pysandbox.cgroup.placement import open_cgroup
 from pysandbox.errors import FailedPrecondition
 from pysandbox.executor import ExecutorError
+from pysandbox.failure import in_runcs_words
 from pysandbox.filtercache import compile_filter
 from pysandbox.linux import start_time
 from pysandbox_namespaces.container import START_FIFO, NamespacesContainer
 from pysandbox_namespaces.conversation import Conversation, Execution, hold_entrances, patience
-from pysandbox_namespaces.failure import in_runcs_words
 from pysandbox_namespaces.idmap import write_id_maps, write_process_file
 from pysandbox_namespaces.planning import delegated_to, entrances, plan_init
 

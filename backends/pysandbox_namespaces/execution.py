@@ -7,11 +7,11 @@ import os
 
 from pysandbox import executor
 from pysandbox.executor import ExecutorError
+from pysandbox.failure import in_runcs_words
+from pysandbox.process import open_process
 from pysandbox_namespaces.conversation import Conversation, hold_entrances
-from pysandbox_namespaces.failure import in_runcs_words
 from pysandbox_namespaces.listener import hand_listener
 from pysandbox_namespaces.planning import entrances, plan_exec
-from pysandbox_namespaces.process import open_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -49,7 +49,10 @@ class Stdio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How, beside what: flags of the command line that change how a container is made."""
+    """How, beside what: flags of the command line that change how a container is made.
+
+    `settings` is the table `[backends.NAME]` of the settings file, as it stands there: the backend checks it.
+    """
 
     systemd_cgroup: bool = False
     no_pivot: bool = False
@@ -58,6 +61,7 @@ class Options:
     trace: Callable[[str, int], None] | None = None  # (step, CLOCK_MONOTONIC in ns)
     warn: Callable[[str], None] | None = None  # one line for the log
     debug: Callable[[str], None] | None = None  # the same, only under --debug
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

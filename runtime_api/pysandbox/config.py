@@ -7,6 +7,9 @@ observers = ["example"]                # entry points whose pysandbox_lifecycle_
 annotation_backends = ["namespaces"]   # values of the annotation io.pysandbox.backend that count
 warm = false                           # for the launcher: start every command cold
 binary_stdio = false                   # for the shim: no program takes output (`binary://` streams)
+
+[backends.microvm]                     # settings of one backend, which checks them itself
+template = false
 ```
 
 It names code that runs as root, so it must be root's. `tomllib` (16 ms) is imported only when there is a file.
@@ -17,14 +20,16 @@ from __future__ import annotations
 import os
 
 from pysandbox.errors import InvalidArgument, PermissionDenied
-from pysandbox.record import dataclass
+from pysandbox.record import dataclass, field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 DEFAULT_PATH = "/etc/pysandbox/config.toml"
 SIZE_LIMIT = 1024 * 1024
+_SETTINGS = {"backend", "plugins", "observers", "annotation_backends", "warm", "binary_stdio", "backends"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +42,7 @@ class Config:
     observers: tuple[str, ...] = ()
     annotation_backends: tuple[str, ...] = ()
     binary_stdio: bool = True
+    backends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def load_config(path: str | None) -> Config:
@@ -84,7 +90,7 @@ def read_document(text: bytes, where: str) -> dict[str, Any]:
 
 
 def _checked(document: dict[str, Any], where: str, base: Config) -> Config:
-    unknown = document.keys() - {"backend", "plugins", "observers", "annotation_backends", "warm", "binary_stdio"}
+    unknown = document.keys() - _SETTINGS
     if unknown:
         raise InvalidArgument(f"{where}: unknown setting {min(unknown)!r}")
     backend = document.get("backend", base.backend)
@@ -104,7 +110,14 @@ def _checked(document: dict[str, Any], where: str, base: Config) -> Config:
             if "annotation_backends" in document
             else base.annotation_backends
         ),
+        backends=_tables(document["backends"], where) if "backends" in document else base.backends,
     )
+
+
+def _tables(tables: Any, where: str) -> Mapping[str, Mapping[str, Any]]:
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise InvalidArgument(f"{where}: backends should be a table with one table for each backend")
+    return tables
 
 
 def _names(document: dict[str, Any], key: str, where: str) -> tuple[str, ...]:

@@ -271,7 +271,7 @@ def create(
             remember=draft.remember,
             runtime_created=draft.runtime_created,
             state=state_document(record, "creating", 0),
-            options=options or Options(),
+            options=_with_settings(options, runtime, backend_name),
         )
         try:
             for name in directories:
@@ -285,6 +285,12 @@ def create(
             raise
     runtime.tell(draft.record, "created", pid=container.init.pid)
     return container
+
+
+def _with_settings(options: Options | None, runtime: Runtime, backend: str) -> Options:
+    """Return the options with what the settings file says for that backend."""
+    settings = runtime.config.backends.get(backend)
+    return replace(options or Options(), settings=settings) if settings else options or Options()
 
 
 def _first_record(container_id: str, bundle: Bundle, backend: str, root: str) -> ContainerRecord:
@@ -383,7 +389,7 @@ def exec_(
                 stdio=stdio or Stdio(),
                 cgroup=cgroup,
                 state=state_document(record, "running", record.pid),
-                options=options or Options(),
+                options=_with_settings(options, runtime, record.backend),
             )
         )
     try:

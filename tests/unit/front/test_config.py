@@ -43,6 +43,8 @@ def test_without_a_file_everything_has_its_default(monkeypatch: pytest.MonkeyPat
         ('plugins = "all"', "plugins should be a list of strings"),
         ("observers = [1]", "observers should be a list of strings"),
         ("warm = 0", "warm should be true or false"),
+        ("backends = 1", "backends should be a table with one table for each backend"),
+        ("[backends]\nmicrovm = 1", "backends should be a table with one table for each backend"),
         ("bakend = 'b'", "unknown setting 'bakend'"),
         ("backend", "config.toml: "),
         ("\xff", "config.toml: "),
@@ -53,6 +55,12 @@ def test_a_wrong_setting_is_named(path: Path, text: str, said: str) -> None:
 
     with pytest.raises(InvalidArgument, match=said):
         load_config(str(path))
+
+
+def test_settings_of_a_backend_are_kept_as_they_stand(path: Path) -> None:
+    path.write_text("[backends.microvm]\ntemplate = false\n")
+
+    assert load_config(str(path)).backends == {"microvm": {"template": False}}
 
 
 def test_a_file_that_others_can_write_is_refused(path: Path) -> None:
