@@ -517,18 +517,23 @@ def _seal(descriptor: int) -> None:
 
 
 def executor_path() -> str:
-    """Return where the executor is: in the installed package, else in this checkout's release build.
+    """Return where the executor is. Raises Unavailable where there is none."""
+    return program_path(PROGRAM)
+
+
+def program_path(name: str) -> str:
+    """Return where one of our programs is: in the installed package, else in this checkout's release build.
 
     Raises Unavailable where there is none.
     """
     package = os.path.dirname(os.path.abspath(__file__))
     checkout = os.path.dirname(os.path.dirname(package))
-    installed = os.path.join(package, "libexec", PROGRAM)
-    built = os.path.join(checkout, "guest_agent", "target", "release", PROGRAM)
+    installed = os.path.join(package, "libexec", name)
+    built = os.path.join(checkout, "guest_agent", "target", "release", name)
     for path in (installed, built):
         if os.path.exists(path):
             return path
-    raise Unavailable(f"the executor is not there: neither {installed} nor {built} exists")
+    raise Unavailable(f"{name} is not there: neither {installed} nor {built} exists")
 
 
 def _open_executor(path: str) -> int:
