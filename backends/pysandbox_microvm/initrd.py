@@ -1,9 +1,9 @@
 """Write an initrd: an uncompressed cpio archive of the "newc" form, the same bytes for the same entries.
 
-Source: Documentation/driver-api/early-userspace/buffer-format.rst of the kernel (initramfs buffer format). Each entry is
-a header of "070701" and 13 numbers of 8 hexadecimal digits, the NUL-ended name padded to 4 bytes together with the
-header, and the content padded to 4 bytes. The kernel unpacks it as root into an empty root file system, entry by entry:
-a directory has to come before what is in it. An entry called TRAILER!!! ends it.
+Source: Documentation/driver-api/early-userspace/buffer-format.rst of the kernel (initramfs buffer format). Each entry
+is a header of "070701" and 13 numbers of 8 hexadecimal digits, the NUL-ended name padded to 4 bytes together with the
+header, and the content padded to 4 bytes. The kernel unpacks it as root into an empty root file system, entry by
+entry: a directory has to come before what is in it. An entry called TRAILER!!! ends it.
 """
 
 from __future__ import annotations
