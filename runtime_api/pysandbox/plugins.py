@@ -12,6 +12,7 @@ from pysandbox.errors import InvalidArgument, NotFound, PermissionDenied, Unavai
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from types import ModuleType
 
     import pluggy
 
@@ -58,6 +59,17 @@ def load_backend(name: str, config: Config) -> Backend:
         kind = entry(name).load()
     backend: Backend = kind()
     return backend
+
+
+def load_part(name: str, part: str) -> ModuleType:
+    """Import one module of a built-in backend's package: what a command of that backend alone is about."""
+    from importlib import import_module
+
+    package = f"pysandbox_{name}"
+    try:
+        return import_module(f"{package}.{part}")
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"backend {name!r}: {error}") from error
 
 
 def entry(name: str) -> BackendEntry:
