@@ -61,11 +61,19 @@ def open_namespace(path: str | None) -> int:
 
 
 def is_host(namespace: int) -> bool:
-    """Say whether a namespace is that of process 1."""
+    """Say whether a namespace is that of process 1, where this one may ask, or the calling thread's own.
+
+    The runtime's own is never a container's: what the runtime and its caller are connected by would be the guest's.
+    """
+    wanted = _identity(os.fstat(namespace))
+    return wanted == _identity(os.stat(_OWN)) or wanted == _host_identity()
+
+
+def _host_identity() -> tuple[int, int] | None:
     try:
-        return _identity(os.stat(_HOST)) == _identity(os.fstat(namespace))
-    except PermissionError:
-        return False
+        return _identity(os.stat(_HOST))
+    except PermissionError:  # a security module's, or a container's root that may not look at process 1
+        return None
 
 
 def within(namespace: int, function: Callable[[], Result]) -> Result:
