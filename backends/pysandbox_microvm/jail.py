@@ -30,6 +30,7 @@ from pysandbox.oci.capabilities import CAPABILITIES
 from pysandbox.plan import operation as op
 from pysandbox.plan.plan import Plan
 from pysandbox.record import dataclass, field
+from pysandbox_microvm import barrier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Jail:
 
     `binds` and `links` (destination → target) make its root. `opened` and `attached` are plan operations that bring in
     further mounts: `opened` runs outside with the host's paths, `attached` once the root is there. `limits` are
-    (RLIMIT_*, value) for soft and hard limit. `seccomp` is a filter in the executor's form, empty for none.
+    (RLIMIT_*, value) for soft and hard limit. `whole_procfs` shows more of /proc than processes. `seccomp` is a filter in the executor's form, empty for none.
     `entrances` lead into a cgroup (`Cgroup.entrances`); without any the process stays in its parent's.
     """
 
@@ -97,6 +98,7 @@ class Jail:
     opened: Sequence[Operation] = ()
     attached: Sequence[Operation] = ()
     limits: Sequence[tuple[int, int]] = ()
+    whole_procfs: bool = False
     seccomp: str = ""
     entrances: Mapping[str, str] = field(default_factory=dict)
 
@@ -191,7 +193,7 @@ def jail_plan(jail: Jail, argv: Sequence[str], preserved: int) -> Plan:
         *[op.mount_bind(f"bind{number}", bind.destination) for number, bind in enumerate(jail.binds)],
         *[op.mount_bind(f"device{number}", device.path) for number, device in enumerate(jail.devices)],
         *[op.make_link(path, target) for path, target in jail.links.items()],
-        op.mount_filesystem("proc", "proc", "/proc", options=[("subset", "pid")], attributes=_INERT, follow=False),
+        _procfs(jail),
         *jail.attached,
         op.pivot_root(),
         op.remount("/", set=mo.MOUNT_ATTR_RDONLY),
@@ -210,6 +212,13 @@ def jail_plan(jail: Jail, argv: Sequence[str], preserved: int) -> Plan:
         op.execute(list(argv), list(_ENVIRONMENT)),
     ]  # fmt: skip
     return Plan(operations=operations)
+
+
+def _procfs(jail: Jail) -> Operation:
+    """Mount procfs, read-only: the links in /proc/self/fd lead where the descriptor itself may be written."""
+    subset = [] if jail.whole_procfs else [("subset", "pid")]
+    attributes = _INERT | mo.MOUNT_ATTR_RDONLY
+    return op.mount_filesystem("proc", "proc", "/proc", options=subset, attributes=attributes, follow=False)
 
 
 def _mask(names: Sequence[str]) -> int:
@@ -436,7 +445,8 @@ def qemu_jail(
         binds=[*binds, *data_binds(program)],
         links=links,
         devices=[NULL, URANDOM, KVM] if kvm else [NULL, URANDOM],
-        limits=_within_hard_limits(limits),
+        limits=within_hard_limits(limits),
+        seccomp=barrier.program(),
         entrances=entrances or {},
     )
 
@@ -447,7 +457,7 @@ def _kvm_groups() -> list[int]:
     return [status.st_gid] if status.st_mode & 0o060 == 0o060 and status.st_gid else []
 
 
-def _within_hard_limits(limits: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def within_hard_limits(limits: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Lower what is above our own hard limits: to raise one takes CAP_SYS_RESOURCE, which a container may not have."""
     import resource
 

@@ -1,0 +1,280 @@
+"""The file server of one container: virtiofsd in a jail of its own, with the container's tree as all that it sees.
+
+Two generations exist: the C program that came with QEMU up to 7.2 (Debian 12), and the one in Rust since. Which one a
+file is, and what it can do, is read from the names of options in it.
+
+What is between a guest and the host, should one take its virtiofsd over: the jail (`jail.py`) with these differences.
+It is uid 0, as it makes files in the name of any user of the guest, with the capabilities for just that, and with two
+more until it has changed its root to the tree and dropped what it has no use for. The tree is all that is writable in
+its mount namespace, and inert (`tree.py`). Its own system call filter is on.
+
+Its socket is never to be found by a name: it is bound in a directory of ours, connected to, and unlinked again.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import errno
+import os
+
+from pysandbox.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from pysandbox.executor import ExecutorError
+from pysandbox.oci import mountoptions as mo
+from pysandbox.plan import operation as op
+from pysandbox.plan.plan import Plan
+from pysandbox.record import dataclass
+from pysandbox_microvm import barrier
+from pysandbox_microvm.jail import (
+    NULL,
+    RLIMIT_CORE,
+    RLIMIT_NOFILE,
+    Jail,
+    Program,
+    find_program,
+    jail_plan,
+    launch_jailed,
+    program_binds,
+    within_hard_limits,
+)
+from pysandbox_microvm.tree import SHARE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pysandbox.errors import SandboxError
+    from pysandbox_microvm.jail import Jailed
+    from pysandbox_microvm.tree import Tree
+
+#: Where the two generations are installed; the newer one first.
+PLACES = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd", "/usr/local/libexec/virtiofsd")
+#: How long a guest may believe what it was told of a file: `auto` asks again after a second, and at each open;
+#: `none` keeps nothing at all; `always` never asks again, for trees that only the guest changes.
+CACHES = ("auto", "none", "always")
+DEFAULT_CACHE = "auto"
+#: Each does what its name says for a user of the guest: chown, what modes forbid, chmod and times of others' files,
+#: set-id bits that stay, groups and users in whose name files are made, device nodes, file capabilities.
+OWNERSHIP = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETGID", "CAP_SETUID", "CAP_MKNOD", "CAP_SETFCAP",
+)  # fmt: skip
+#: Until it has changed its root, and given up these two.
+_BEGINNING = ("CAP_SYS_CHROOT", "CAP_SETPCAP")
+#: File descriptors: one for each file or directory that the guest remembers.
+MOST_FILES = 1 << 20
+#: Bytes of what it said last that are kept in the pipe to us; more is dropped.
+_LAST_WORDS = 4096
+_SLOT = "mount"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A virtiofsd: the program, and whether it is the one in Rust."""
+
+    program: Program
+    rust: bool
+
+
+def find_server(path: str = "", root: str = "/") -> Server:
+    """Find a virtiofsd, by the setting `virtiofsd` or where distributions put it. Raises NotFound, Unavailable."""
+    for place in [path] if path else PLACES:
+        with contextlib.suppress(NotFound):
+            program = find_program(place, root)
+            return Server(program, _is_rust(program))
+    wanted = path or "virtiofsd"
+    raise NotFound(f"{wanted}: not found; install virtiofsd (in Debian 12 part of qemu-system-common)")
+
+
+def _is_rust(program: Program) -> bool:
+    """Tell the generations apart by an option's name, which is text in the file."""
+    import mmap
+
+    with (
+        open(program.on_host(program.path), "rb", buffering=0) as file,
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content,
+    ):
+        if content.find(b"inode-file-handles") >= 0:
+            return True
+        if content.find(b"thread-pool-size") >= 0:
+            return False
+    raise Unavailable(f"{program.path}: is no virtiofsd that is known here (QEMU's of 7.2, or 1.x)")
+
+
+def arguments(server: Server, *, cache: str = DEFAULT_CACHE, threads: int = 0) -> list[str]:
+    """Return virtiofsd's argv. Descriptor 3 is its listening socket. Raises InvalidArgument. Pure.
+
+    Extended attributes and POSIX ACLs are on, mounts in the tree are mounts to the guest, limits are left alone. With
+    `threads` requests of one queue are served by so many at a time.
+    """
+    if cache not in CACHES:
+        raise InvalidArgument(f"backends.microvm.cache: {cache!r} is none of {', '.join(CACHES)}")
+    if server.rust:
+        rust_cache = {"none": "never"}.get(cache, cache)
+        return [
+            server.program.path, "--fd=3", f"--shared-dir={SHARE}", "--sandbox=chroot", "--seccomp=kill",
+            f"--cache={rust_cache}", "--xattr", "--posix-acl", "--announce-submounts", "--inode-file-handles=never",
+            "--rlimit-nofile=0", "--log-level=error", f"--thread-pool-size={threads}",
+        ]  # fmt: skip
+    return [
+        server.program.path, "--fd=3", "-f", "-o", f"source={SHARE}", "-o", "sandbox=chroot", "-o", f"cache={cache}",
+        "-o", "xattr", "-o", "posix_acl", "-o", "announce_submounts", "-o", "log_level=err",
+        "--rlimit-nofile=0", f"--thread-pool-size={threads}",
+    ]  # fmt: skip
+
+
+def server_jail(server: Server, tree: Tree, entrances: Mapping[str, str] | None = None) -> Jail:
+    """Return the jail of a file server that serves `tree`."""
+    binds, links = program_binds(server.program)
+    return Jail(
+        uid=0,
+        gid=0,
+        capabilities=(*OWNERSHIP, *_BEGINNING),
+        binds=binds,
+        links=links,
+        devices=[NULL],
+        opened=tree.opened,
+        attached=tree.attached,
+        limits=within_hard_limits([(RLIMIT_CORE, 0), (RLIMIT_NOFILE, MOST_FILES)]),
+        whole_procfs=True,  # both generations read fs.file-max
+        seccomp=barrier.program(["chroot"]),
+        entrances=entrances or {},
+    )
+
+
+class FileServer:
+    """A file server that runs. `socket` is connected to it: its descriptor is QEMU's chardev."""
+
+    def __init__(self, process: Jailed, socket: _socket.socket, messages: int) -> None:
+        self.socket = socket
+        self._process = process
+        self._messages = messages
+
+    @classmethod
+    def start(
+        cls,
+        tree: Tree,
+        server: Server,
+        *,
+        cache: str = DEFAULT_CACHE,
+        threads: int = 0,
+        entrances: Mapping[str, str] | None = None,
+    ) -> FileServer:
+        """Start a file server for a tree; `entrances` lead into its cgroup, none mean ours.
+
+        Raises InvalidArgument, NotFound and FailedPrecondition for what the tree is to be made of, with the JSON path;
+        ExecutorError, OSError and Unavailable for the rest. Nothing is left then.
+        """
+        argv = arguments(server, cache=cache, threads=threads)
+        jail = server_jail(server, tree, entrances)
+        listener, socket = _connection()
+        with contextlib.closing(listener), contextlib.ExitStack() as undo:
+            undo.callback(socket.close)
+            messages, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            undo.callback(os.close, messages)
+            try:
+                process = launch_jailed(jail, argv, {2: theirs, 3: listener.fileno()})
+            except ExecutorError as error:
+                raise _explained(error, jail, argv, tree) from error
+            finally:
+                os.close(theirs)
+            undo.pop_all()
+        return cls(process, socket, messages)
+
+    @property
+    def pid(self) -> int:
+        """The pid of virtiofsd."""
+        return self._process.pid
+
+    @property
+    def pidfd(self) -> int:
+        """Readable when virtiofsd has ended."""
+        return self._process.pidfd
+
+    def wait(self, timeout: float) -> int | None:
+        """Wait for its end, as `Jailed.wait`."""
+        return self._process.wait(timeout)
+
+    def last_words(self) -> str:
+        """Return what it said last, at most 4 KiB."""
+        if self._messages < 0:
+            return ""
+        try:
+            return os.read(self._messages, _LAST_WORDS).decode(errors="replace").strip()
+        except BlockingIOError:
+            return ""
+
+    def make_root_read_only(self) -> None:
+        """Make the rootfs read-only on the host, once its mount points are made. Raises ExecutorError.
+
+        EBUSY where something is open for writing in it by then.
+        """
+        _in_jail(self.pidfd, [op.remount(f"{SHARE}/rootfs", set=mo.MOUNT_ATTR_RDONLY, recursive=False)])
+
+    def close(self) -> None:
+        """End it, and wait for its end. Safe to call twice. Raises DeadlineExceeded."""
+        self.socket.close()
+        if self._messages >= 0:
+            os.close(self._messages)
+            self._messages = -1
+        self._process.close()
+
+
+def _connection() -> tuple[_socket.socket, _socket.socket]:
+    """Return a listening socket with one connection waiting, and the other end of that. No other can be made.
+
+    An abstract name would be open to all who share the network namespace; a path is gone before anybody listens.
+    """
+    import tempfile
+
+    kind = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC
+    listener, socket = _socket.socket(_socket.AF_UNIX, kind), _socket.socket(_socket.AF_UNIX, kind)
+    directory = tempfile.mkdtemp(prefix="pysandbox-")  # mode 0700
+    path = f"{directory}/socket"
+    try:
+        listener.bind(path)
+        listener.listen(1)
+        socket.connect(path)
+    except BaseException:
+        listener.close()
+        socket.close()
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        os.rmdir(directory)
+    return listener, socket
+
+
+def _in_jail(pidfd: int, operations: Sequence[op.Operation]) -> None:
+    """Have an executor carry operations out in a jail's mount namespace, and end."""
+    from pysandbox import executor
+    from pysandbox.backend import Stdio
+
+    plan = Plan(
+        operations=[op.dumpable(False), op.join_process(["mount"]), op.use_root(), *operations, op.stop("done")]
+    )
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        launch = executor.start(Stdio(stdin=null, stdout=null, stderr=null))
+    finally:
+        os.close(null)
+    try:
+        launch.give(plan.to_json(), {"process": pidfd})
+        message = launch.next()
+        if not isinstance(message, executor.Stop):
+            raise Unavailable("the executor ended before it had changed a file server's mounts")
+    finally:
+        launch.abort()
+
+
+def _explained(error: ExecutorError, jail: Jail, argv: Sequence[str], tree: Tree) -> SandboxError:
+    """Return the error with the JSON path of the mount that it is about, if it is about one."""
+    operations = jail_plan(jail, argv, 1).operations
+    arguments_ = operations[error.index].arguments if error.index < len(operations) else {}
+    place = str(arguments_.get("destination") or arguments_.get("slot") or "")
+    for part in tree.parts:
+        if place in (part.name, part.name.replace("mounts/", _SLOT), f"{SHARE}/{part.name}"):
+            if error.errno == errno.ENOENT and error.op == "open_tree":
+                return NotFound(f"{part.where}.source: {error.path}: no such file or directory")
+            return FailedPrecondition(f"{part.where}: {part.source}: {error}")
+    return error
