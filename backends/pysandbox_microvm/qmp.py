@@ -1,0 +1,273 @@
+"""QMP, QEMU's control protocol, for threads that wait: `qemu.qmp` on a loop and thread of its own.
+
+asyncio and `qemu.qmp` take longer to import than QEMU to start, so both happen at once: commands that are known
+beforehand are written to the socket at once, and answered before the library is there.
+
+QEMU is no friend: a guest may have taken it over. Its messages are limited in length and kept in a limited number,
+every command has a deadline, and what it says is text for an error at most.
+<https://www.qemu.org/docs/master/interop/qmp-spec.html>
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import deque
+
+from pysandbox.errors import DeadlineExceeded, SandboxError, Unavailable
+from pysandbox_microvm.console import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    import asyncio
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from qemu.qmp import QMPClient
+    from qemu.qmp.message import Message
+
+#: Bytes of one message.
+LONGEST_MESSAGE = 1024 * 1024
+#: Events that are kept for `wait`.
+_EVENTS_KEPT = 256
+#: Seconds that a command may take.
+COMMAND_TIMEOUT = 10.0
+#: Seconds for the library and for QEMU to be there, on a machine that has much else to do.
+CONNECT_TIMEOUT = 30.0
+_LONGEST_TEXT = 300
+
+
+class QmpError(Unavailable):
+    """QEMU refuses a command. `kind` is the protocol's class of the error."""
+
+    def __init__(self, command: str, kind: str, text: str) -> None:
+        super().__init__(f"qemu: {command}: {shown(text.encode(errors='replace'))[:_LONGEST_TEXT]}")
+        self.kind = kind
+
+
+class Client:
+    """A connection to QEMU's monitor over a connected socket, which is the client's from now on.
+
+    `first` are commands to be carried out before all others, without waiting for anybody. Their answers are looked at
+    as soon as there is someone to look: one that fails ends the connection.
+    """
+
+    def __init__(self, connection: _socket.socket) -> None:
+        self._connection = connection
+        self._changed = threading.Condition()
+        self._events: deque[Mapping[str, Any]] = deque(maxlen=_EVENTS_KEPT)
+        self._unanswered: set[str] = set()
+        self._failed: SandboxError | None = None
+        self._ready = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._library: QMPClient | None = None
+        self._rights: asyncio.Lock | None = None
+        self._told: Callable[[], None] = lambda: None
+        self.first("qmp_capabilities")
+        self._thread = threading.Thread(target=self._run, name="qmp", daemon=True)
+
+    def start(self) -> None:
+        """Begin to import the library and to talk."""
+        self._thread.start()
+
+    def first(self, command: str, **arguments: Any) -> None:
+        """Send a command ahead, to be answered later: QEMU takes up to eight without an answer being read."""
+        name = f"first-{command}-{len(self._unanswered)}"
+        with self._changed:
+            self._unanswered.add(name)
+        message = {"execute": command, "arguments": arguments, "id": name}
+        try:
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+        except OSError as error:
+            self._fail(Unavailable(f"qemu: {command}: {error.strerror}"))
+
+    def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        descriptor: int | None = None,
+        timeout: float = COMMAND_TIMEOUT,
+    ) -> Any:
+        """Carry a command out and return its answer; `descriptor` goes with it, for `getfd` and `add-fd`.
+
+        Raises QmpError where QEMU refuses it, Unavailable where QEMU is gone, DeadlineExceeded.
+        """
+        import asyncio
+        from concurrent.futures import TimeoutError as Late
+
+        self.wait_ready(time.monotonic() + CONNECT_TIMEOUT)
+        assert self._loop is not None
+        future = asyncio.run_coroutine_threadsafe(self._execute(command, arguments, descriptor), self._loop)
+        try:
+            return future.result(timeout)
+        except Late:
+            future.cancel()
+            raise DeadlineExceeded(f"qemu has not answered {command} for {timeout:g} s") from None
+        except asyncio.CancelledError:
+            raise self._failed or Unavailable(f"qemu: {command}: the connection was closed") from None
+
+    def wait_ready(self, deadline: float) -> None:
+        """Wait until commands can be given. Raises DeadlineExceeded, Unavailable."""
+        self._wait(lambda: self._ready or None, deadline, "qemu has not opened its monitor")
+
+    def wait_answers(self, deadline: float) -> None:
+        """Wait until all that was sent ahead has been answered. Raises QmpError, DeadlineExceeded, Unavailable."""
+        self._wait(lambda: not self._unanswered or None, deadline, "qemu has not answered its first commands")
+
+    def wait_event(self, wanted: Callable[[Mapping[str, Any]], bool], deadline: float, what: str) -> Mapping[str, Any]:
+        """Return the first event kept that `wanted` takes, and forget it; `what` has not happened by the deadline."""
+        event: Mapping[str, Any] = self._wait(lambda: self._take(wanted), deadline, what)
+        return event
+
+    def forget(self, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Drop the events kept that `wanted` takes: what comes is new."""
+        with self._changed:
+            self._events = deque((event for event in self._events if not wanted(event)), maxlen=_EVENTS_KEPT)
+
+    def events(self, name: str) -> list[Mapping[str, Any]]:
+        """Return the events of that name that are kept."""
+        with self._changed:
+            return [event for event in self._events if event.get("event") == name]
+
+    def interrupt(self, error: SandboxError) -> None:
+        """Fail every wait, now and later: QEMU is known to have ended."""
+        self._fail(error)
+
+    def close(self) -> None:
+        """Hang up; whoever waits gets Unavailable."""
+        self._fail(Unavailable("qemu: the connection was closed"))
+        with self._changed:
+            loop = self._loop
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(self._cancel)
+            except RuntimeError:
+                pass  # the loop has ended by itself
+        if self._thread.ident is not None:
+            self._thread.join(CONNECT_TIMEOUT)
+        self._connection.close()
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    def _wait(self, look: Callable[[], Any], deadline: float, what: str) -> Any:
+        with self._changed:
+            while (found := look()) is None:
+                if self._failed is not None:
+                    raise self._failed
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise DeadlineExceeded(what)
+                self._changed.wait(left)
+            return found
+
+    def _take(self, wanted: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any] | None:
+        for event in self._events:
+            if wanted(event):
+                self._events.remove(event)
+                return event
+        return None
+
+    def _fail(self, error: SandboxError) -> None:
+        with self._changed:
+            self._failed = self._failed or error
+            self._changed.notify_all()
+
+    # -- on the thread of the loop -------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            import asyncio
+            import logging
+
+            logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+            logging.getLogger("qemu.qmp").propagate = False
+            asyncio.run(self._converse())
+        except SandboxError as error:
+            self._fail(error)
+        except ImportError as error:
+            self._fail(Unavailable(f"{error}: install qemu.qmp (pip install 'pysandbox[microvm]')"))
+        except BaseException as error:  # noqa: BLE001 (the library raises what it likes; whoever waits must hear of it)
+            self._fail(Unavailable(f"qemu: {type(error).__name__}: {error}"))
+
+    async def _converse(self) -> None:
+        import asyncio
+        import socket
+
+        loop = asyncio.get_running_loop()
+        library = _library(self._received)
+        # What the library would say first has been said already.
+        library.negotiate = False
+        connection = socket.socket(fileno=os.dup(self._connection.fileno()))
+        connection.setblocking(False)
+        await library.connect(connection)
+        with self._changed:
+            self._loop, self._library, self._rights = loop, library, asyncio.Lock()
+            self._stopped = asyncio.Event()
+            self._ready = True
+            self._changed.notify_all()
+        if self._failed is None:
+            closed = loop.create_task(_closed(library))
+            stopped = loop.create_task(self._stopped.wait())
+            await asyncio.wait({closed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        self._fail(Unavailable("qemu has closed its monitor"))
+        try:
+            await asyncio.wait_for(library.disconnect(), 1.0)
+        except Exception:  # noqa: BLE001, S110 (how the connection ended is of no interest any more)
+            pass
+
+    def _cancel(self) -> None:
+        self._stopped.set()
+
+    async def _execute(self, command: str, arguments: Mapping[str, object] | None, descriptor: int | None) -> Any:
+        from qemu.qmp import ExecuteError, QMPError
+
+        assert self._library is not None
+        assert self._rights is not None
+        try:
+            if descriptor is None:
+                return await self._library.execute(command, arguments)
+            async with self._rights:  # of two descriptors under way QEMU keeps one
+                self._library.send_fd_scm(descriptor)
+                return await self._library.execute(command, arguments)
+        except ExecuteError as error:
+            raise QmpError(command, error.error_class, error.error.error.desc) from None
+        except QMPError:
+            raise self._failed or Unavailable(f"qemu: {command}: qemu has closed its monitor") from None
+
+    def _received(self, message: Message) -> None:
+        """Keep events and the answers to what was sent ahead; the library does the rest."""
+        if "event" in message:
+            with self._changed:
+                self._events.append(dict(message))
+                self._changed.notify_all()
+        elif (name := message.get("id")) in self._unanswered:
+            with self._changed:
+                self._unanswered.discard(str(name))
+                self._changed.notify_all()
+            if isinstance(error := message.get("error"), dict):
+                self._fail(QmpError(str(name).split("-", 1)[1], str(error.get("class")), str(error.get("desc"))))
+
+
+def _library(received: Callable[[Message], None]) -> QMPClient:
+    from qemu.qmp import QMPClient
+
+    class Listening(QMPClient):
+        """The library's client; every message is shown to us first."""
+
+        def _cb_inbound(self, msg: Message) -> Message:
+            received(msg)
+            return msg
+
+    return Listening(readbuflen=LONGEST_MESSAGE)
+
+
+async def _closed(library: QMPClient) -> None:
+    """Wait until the library's connection has ended, whoever ended it."""
+    from qemu.qmp import Runstate
+
+    while library.runstate is Runstate.RUNNING:
+        await library.runstate_changed()
