@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 VERSION = "2"
 #: Seconds for a terminal's last words to be copied before `Delete` closes it, as containerd's runc shim has it.
 DRAIN_LIMIT = 10.0
+#: Seconds that an exit is told later for a client that has not opened its end of an output yet: what it reads of it
+#: when it has been told of the exit is its own affair (`ctr` gives up opening).
+READER_LIMIT = 1.0
 #: Seconds for a created init to end when it is deleted.
 END_LIMIT = 10.0
 #: Threads that tell of exits: as many as containers can end in the same moment without waiting for each other.
@@ -227,7 +230,13 @@ class TaskService:
     # -- ends ----------------------------------------------------------------------------------------------------------
 
     def _end_soon(self, task: Task, process: Process, code: int, now: float) -> None:
-        self._exits.submit(lambda: self._ended(task, process, code, now))
+        def tell() -> None:
+            if process.streams is not None:
+                process.streams.let_go(READER_LIMIT)
+            self._ended(task, process, code, now)
+
+        if not self._exits.submit(tell):
+            tell()  # the kernel gives no thread: late is better than never
 
     def _ended(self, task: Task, process: Process, code: int, now: float) -> None:
         """Tell of a process's end; of init's when all others have been told of."""
@@ -242,8 +251,6 @@ class TaskService:
 
     def _tell_end(self, task: Task, process: Process, code: int, now: float) -> None:
         process.status, process.code, process.exited_at = STOPPED, code, now
-        if process.streams is not None and not process.names.terminal:
-            process.streams.close()
         self._publisher.publish("exit", _exited(task, process))
         task.changed.notify_all()
         waiters, process.waiters = process.waiters, []

@@ -12,12 +12,15 @@ import contextlib
 import os
 import select
 import stat
+import time
+from functools import partial
 from threading import Event, Thread
 
 from pysandbox.backend import Stdio
 from pysandbox.errors import InvalidArgument
 from pysandbox.record import dataclass
 from pysandbox.shim.logger import is_logger
+from pysandbox.shim.unread import Unread, hold_for_writing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +54,8 @@ class Streams:
         self._loggers: dict[str, Logger] = {}
         self._kept: dict[str, int] = {}
         self._handed: list[int] = []
+        self._unread_names: set[str] = set()
+        self._unread: list[Unread] = []
         self._relay: Relay | None = None
         self._input_watch = -1
         try:
@@ -67,12 +72,27 @@ class Streams:
         """Open what a stream is called, for us."""
         where = getattr(self.names, name)
         if not is_logger(where) or name == "stdin" or self._start_logger is None:
-            return _keep(where)
+            return self._keep_output(name, where) if name != "stdin" else _keep(where)
         if where not in self._loggers:
             self._loggers[where] = self._start_logger(where)
         logger = self._loggers[where]
         descriptor = os.dup(logger.stdout if name == "stdout" else logger.stderr)
         os.set_blocking(descriptor, not self.names.terminal)
+        return descriptor
+
+    def _keep_output(self, name: str, where: str) -> int:
+        """Open a FIFO or a file, and remember a FIFO that no client has opened yet."""
+        scheme, path = _path(where)
+        if scheme == "file":
+            return _keep(where)
+        held = hold_for_writing(path)
+        try:
+            descriptor = _keep(where)
+        finally:
+            if held >= 0:
+                os.close(held)
+        if held < 0:
+            self._unread_names.add(name)
         return descriptor
 
     def _open(self) -> Stdio:
@@ -111,7 +131,9 @@ class Streams:
         """The process has its own: close what was for it, and begin to copy what a terminal says."""
         self._close_handed()
         if console is not None:
-            self._relay = Relay(console, self._kept.pop("stdin", None), self._kept.pop("stdout", None))
+            self._relay = Relay(
+                console, self._kept.pop("stdin", None), self._kept.pop("stdout", None), partial(self._let_go, "stdout")
+            )
 
     def resize(self, width: int, height: int) -> None:
         """Set a terminal's size; of anything else it is none."""
@@ -123,8 +145,35 @@ class Streams:
         if (descriptor := self._kept.pop("stdin", None)) is not None:
             os.close(descriptor)
 
+    def _let_go(self, name: str, descriptor: int) -> None:
+        """Close an output that nobody writes to any more; for a client that has yet to open it, later."""
+        if name not in self._unread_names:
+            os.close(descriptor)
+            return
+        with contextlib.suppress(OSError, RuntimeError):
+            self._unread.append(Unread(descriptor))
+
+    def let_go(self, patience: float) -> None:
+        """The process has ended: let clients read to the end. One that has yet to open its end has so long to do it.
+
+        A terminal goes on being copied.
+        """
+        if not self._unread_names and not self.names.terminal:
+            self.close()
+            return
+        deadline = time.monotonic() + patience
+        for name in ("stdout", "stderr"):
+            if (descriptor := self._kept.pop(name, None)) is not None:
+                self._let_go(name, descriptor)
+        if self._relay is None:
+            self._close_ours()
+        elif self._unread_names:
+            self._relay.done.wait(patience)
+        for each in self._unread:
+            each.done.wait(max(0.0, deadline - time.monotonic()))
+
     def ended(self, patience: float = 0.0) -> None:
-        """The process has ended: let clients read to the end. A terminal's rest has so long to be copied."""
+        """The process is to be forgotten. A terminal's rest has so long to be copied."""
         if self._relay is not None:
             self._relay.done.wait(patience)
         self.close()
@@ -137,6 +186,14 @@ class Streams:
 
     def close(self) -> None:
         """Close everything, any number of times."""
+        self._close_ours()
+        if self._relay is not None:
+            self._relay.stop()
+        for each in self._unread:
+            each.close()
+
+    def _close_ours(self) -> None:
+        """Close what no thread has."""
         self._close_handed()
         for logger in self._loggers.values():
             logger.let_go()
@@ -144,8 +201,6 @@ class Streams:
             os.close(watch)
         while self._kept:
             os.close(self._kept.popitem()[1])
-        if self._relay is not None:
-            self._relay.stop()
 
     def _close_handed(self) -> None:
         while self._handed:
@@ -196,10 +251,16 @@ def _keep(where: str) -> int:
 
 
 class Relay:
-    """Copies between a terminal's master and two FIFOs, at the reader's pace. It owns all three."""
+    """Copies between a terminal's master and two FIFOs, at the reader's pace. It owns all three.
 
-    def __init__(self, master: int, stdin: int | None, stdout: int | None) -> None:
+    In the end it closes them, or has `let_go` do it with the one for output.
+    """
+
+    def __init__(
+        self, master: int, stdin: int | None, stdout: int | None, let_go: Callable[[int], None] = os.close
+    ) -> None:
         self._master, self._stdin, self._stdout = master, stdin, stdout
+        self._let_go = let_go
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._in = self._out = b""
         #: Set when everything that was said has been copied.
@@ -231,8 +292,10 @@ class Relay:
             pass  # EIO: nobody has the terminal open any more (pty(7))
         finally:
             self._flush()
+            if self._stdout is not None:
+                self._let_go(self._stdout)
             self.done.set()
-            for descriptor in (self._master, self._stdin, self._stdout, self._bell):
+            for descriptor in (self._master, self._stdin, self._bell):
                 if descriptor is not None:
                     os.close(descriptor)
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from daemon.process import running
 from integration.shim.conftest import eventually
 
 from pysandbox.shim.messages import task as messages
+from pysandbox.shim.messages.process import Status
 from pysandbox.shim.messages.runc import Options
 from pysandbox.shim.messages.runtimeoptions import Options as RuntimeOptions
 from pysandbox.ttrpc.errors import Code, RpcError
@@ -134,6 +139,67 @@ def test_a_file_takes_the_output(make_shim: Make, make_bundle: Any, tmp_path: Pa
 
     assert file.read_text() == "out\nerr\n"
     shim.delete()
+
+
+def _ended(shim: Shim) -> bool:
+    return bool(shim.state().status == Status.STOPPED)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_client_that_opens_after_the_end_gets_all_of_it(make_shim: Make, make_bundle: Any, terminal: bool) -> None:
+    """As containerd's do on a busy machine. Opening waits for somebody who writes: it must not be for ever."""
+    shim = make_shim(make_bundle(["echo", "hello"], terminal=terminal))
+    descriptors = len(os.listdir(f"/proc/{shim.pid}/fd"))
+    out, err = shim.fifo("out"), "" if terminal else shim.fifo("err")
+    shim.create(stdout=out, stderr=err, terminal=terminal)
+    shim.start()
+    assert shim.wait() == 0
+
+    assert _read(out).replace(b"\r", b"") == b"hello\n"
+    if err:
+        assert _read(err) == b""
+    shim.delete()
+    eventually(lambda: len(os.listdir(f"/proc/{shim.pid}/fd")) <= descriptors + 2)  # the connection for events
+
+
+def test_an_exit_is_told_when_a_late_client_has_opened_its_end(make_shim: Make, make_bundle: Any) -> None:
+    """One that has been told of the exit, as `ctr`, gives up opening, and what was written would be lost."""
+    shim = make_shim(make_bundle(["true"]))
+    out = shim.fifo("out")
+    pid = shim.create(stdout=out)
+    shim.start()
+    eventually(lambda: not running(pid))
+    time.sleep(0.2)
+    assert not _ended(shim)
+
+    with open(out, "rb") as reader:
+        eventually(lambda: _ended(shim))
+        assert reader.read() == b""
+
+
+def test_a_client_that_never_comes_delays_nothing_for_long(make_shim: Make, make_bundle: Any) -> None:
+    shim = make_shim(make_bundle(["true"]))
+    out = shim.fifo("out")
+    shim.create(stdout=out)
+    shim.start()
+    assert shim.wait() == 0
+
+    shim.delete()
+
+    eventually(lambda: not any(link == out for link in _links(shim.pid)), 2)
+
+
+def _links(pid: int) -> list[str]:
+    links = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(entry))
+    return links
+
+
+def _read(fifo: str) -> bytes:
+    """Open it as a client does, waiting for who writes, and read to the end; in a process, which can be ended."""
+    return subprocess.run(["cat", fifo], capture_output=True, check=True, timeout=20).stdout
 
 
 @pytest.fixture

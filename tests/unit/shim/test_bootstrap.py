@@ -121,7 +121,7 @@ def test_fifos_wait_for_no_client_and_outlive_one(fifos: dict[str, str]) -> None
     assert os.read(reader, 10) == b"kept"
     assert os.read(reader, 10) == b""
     os.close(reader)
-    assert _descriptors() == before
+    assert not _descriptors() - before
 
 
 def test_input_does_not_end_before_a_client_has_come_and_gone(fifos: dict[str, str]) -> None:
@@ -178,7 +178,7 @@ def test_other_names_are_refused_and_nothing_stays_open(
     with pytest.raises(error):
         Streams(Names(stdin=fifos["stdin"], stdout=fifos["stdout"], stderr=name))
 
-    assert _descriptors() == before
+    assert not _descriptors() - before
 
 
 def test_a_terminal_is_copied_at_the_readers_pace(fifos: dict[str, str]) -> None:
