@@ -53,6 +53,8 @@ _F_SETPIPE_SZ = 1031
 _MFD_EXEC = 0x10  # linux/memfd.h: mode 0777 as before Linux 6.3, for QEMU's own user opens it once more
 #: Seconds in which the end of a process is seen after its sockets have been closed.
 _LATE = 0.5
+#: Of devices that could also be as before virtio 1.0; a file system cannot.
+_MODERN = {"disable-legacy": "on"}
 _GROWTH = "growth"  # the device that memory grows by
 
 
@@ -230,7 +232,7 @@ class Machine:
             undo.append(("closefd", {"fdname": name}))
             self._execute("netdev_add", {"type": "tap", "id": name, "fd": name, "vhost": False})
             undo[:] = [("netdev_del", {"id": name})]
-            device = {"driver": "virtio-net-pci", "netdev": name, "mac": mac, "host_mtu": mtu, "romfile": ""}
+            device = {"driver": "virtio-net-pci", "netdev": name, "mac": mac, "host_mtu": mtu, "romfile": "", **_MODERN}
             return self._plug(name, device, undo)
 
     def plug_disk(self, descriptor: int, serial: str, *, read_only: bool) -> str:
@@ -247,7 +249,7 @@ class Machine:
             node = {"driver": "raw", "node-name": name, "read-only": read_only, "auto-read-only": False, "file": file}
             self._execute("blockdev-add", node)
             undo.insert(0, ("blockdev-del", {"node-name": name}))
-            return self._plug(name, {"driver": "virtio-blk-pci", "drive": name, "serial": serial}, undo)
+            return self._plug(name, {"driver": "virtio-blk-pci", "drive": name, "serial": serial, **_MODERN}, undo)
 
     def unplug(self, name: str) -> None:
         """Take a device out again, once the guest has let go of it.
@@ -418,7 +420,7 @@ class Machine:
                 raise FailedPrecondition(f"the machine has no room for another device: it has {ROOT_PORTS - 1}")
             port = self._free.pop()
         try:
-            self._execute("device_add", {**device, "id": name, "bus": port, "disable-legacy": "on"})
+            self._execute("device_add", {**device, "id": name, "bus": port})
         except BaseException:
             with self._lock:
                 self._free.append(port)

@@ -536,6 +536,11 @@ def program_path(name: str) -> str:
     raise Unavailable(f"{name} is not there: neither {installed} nor {built} exists")
 
 
+def open_program(name: str) -> int:
+    """Open one of our programs, which only root can have changed. Raises Unavailable for any other."""
+    return _open_executor(program_path(name))
+
+
 def _open_executor(path: str) -> int:
     """Open a program that only root can have changed; Unavailable for any other."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

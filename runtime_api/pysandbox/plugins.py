@@ -24,6 +24,7 @@ BACKEND_ANNOTATION = "io.pysandbox.backend"
 #: name → module and class. A short cut, and no more: each is an entry point as well.
 BUILT_IN: dict[str, tuple[str, str]] = {
     "namespaces": ("pysandbox_namespaces.backend", "NamespacesBackend"),
+    "microvm": ("pysandbox_microvm.backend", "MicrovmBackend"),
 }
 
 

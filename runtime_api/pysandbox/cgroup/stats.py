@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+    #: A cgroup's directory, or the content of its files by their names.
+    Files = str | Mapping[str, str]
+
 #: What "no limit" is in the 64-bit numbers of the document.
 _MAX = (1 << 64) - 1
 
@@ -34,8 +37,8 @@ def v1_stats(paths: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def v2_stats(path: str) -> dict[str, Any]:
-    """Read every controller of a v2 cgroup."""
+def v2_stats(path: str | Mapping[str, str]) -> dict[str, Any]:
+    """Read every controller of a v2 cgroup: its directory, or what its files hold by their names (a guest's)."""
     return {
         "cpu": _v2_cpu(path),
         "cpuset": _cpuset_zeros(),
@@ -152,7 +155,7 @@ def _v1_hugetlb(path: str) -> dict[str, Any]:
 # --- v2 ---------------------------------------------------------------------------------------------------------------
 
 
-def _v2_cpu(path: str) -> dict[str, Any]:
+def _v2_cpu(path: Files) -> dict[str, Any]:
     stat = keyed(path, "cpu.stat")
     usage = {"kernel": stat.get("system_usec", 0) * 1000, "user": stat.get("user_usec", 0) * 1000}
     return {
@@ -166,7 +169,7 @@ def _v2_cpu(path: str) -> dict[str, Any]:
     }
 
 
-def _v2_memory(path: str) -> dict[str, Any]:
+def _v2_memory(path: Files) -> dict[str, Any]:
     raw = keyed(path, "memory.stat")
     used, swapped = _v2_memory_entry(path, "memory"), _v2_memory_entry(path, "memory.swap")
     # v1 counts memory and swap together, and readers of this document expect that. Their peaks cannot be added.
@@ -186,12 +189,12 @@ def _v2_memory(path: str) -> dict[str, Any]:
     }
 
 
-def _v2_memory_entry(path: str, prefix: str) -> dict[str, int]:
+def _v2_memory_entry(path: Files, prefix: str) -> dict[str, int]:
     entry = {"limit": number(path, f"{prefix}.max"), "failcnt": 0}
     return entry | _present(usage=number(path, f"{prefix}.current"), max=number(path, f"{prefix}.peak"))
 
 
-def _v2_io(path: str) -> dict[str, Any]:
+def _v2_io(path: Files) -> dict[str, Any]:
     names = {"rbytes": ("ioServiceBytesRecursive", "Read"), "wbytes": ("ioServiceBytesRecursive", "Write")}
     names |= {"rios": ("ioServicedRecursive", "Read"), "wios": ("ioServicedRecursive", "Write")}
     stats: dict[str, Any] = {}
@@ -207,7 +210,7 @@ def _v2_io(path: str) -> dict[str, Any]:
     return stats | _pressure(path, "io.pressure")
 
 
-def _v2_hugetlb(path: str | None) -> dict[str, Any]:
+def _v2_hugetlb(path: Files | None) -> dict[str, Any]:
     stats = {}
     for size in _page_sizes(path, ".max") if path else ():
         prefix = _hugetlb_prefix(path or "", size, "current")
@@ -216,7 +219,7 @@ def _v2_hugetlb(path: str | None) -> dict[str, Any]:
     return stats
 
 
-def _pressure(path: str, file: str) -> dict[str, Any]:
+def _pressure(path: Files, file: str) -> dict[str, Any]:
     """Return {"psi": …} from a file of pressure stall information, or nothing where the kernel keeps none."""
     stall: dict[str, Any] = {}
     for line in _text(path, file).splitlines():
@@ -229,31 +232,34 @@ def _pressure(path: str, file: str) -> dict[str, Any]:
 # --- both -------------------------------------------------------------------------------------------------------------
 
 
-def _pids(path: str | None) -> dict[str, int]:
+def _pids(path: Files | None) -> dict[str, int]:
     limit = _text(path, "pids.max").strip()
     return _present(current=number(path, "pids.current"), limit=0 if limit == "max" else int(limit or 0))
 
 
-def _page_sizes(path: str | None, suffix: str) -> Iterable[str]:
-    if path is None or not directory.exists(path):
+def _page_sizes(path: Files | None, suffix: str) -> Iterable[str]:
+    if path is None or (isinstance(path, str) and not directory.exists(path)):
         return ()
-    names = (name for name in os.listdir(path) if name.startswith("hugetlb.") and name.endswith(suffix))
+    files = os.listdir(path) if isinstance(path, str) else list(path)
+    names = (name for name in files if name.startswith("hugetlb.") and name.endswith(suffix))
     return sorted(name.split(".")[1] for name in names if ".rsvd." not in name)
 
 
-def _hugetlb_prefix(path: str, size: str, file: str) -> str:
+def _hugetlb_prefix(path: Files, size: str, file: str) -> str:
     """Prefer the counts of reserved pages (Linux 5.7), which the limits are about."""
     reserved = f"hugetlb.{size}.rsvd"
-    return reserved if directory.exists(path, f"{reserved}.{file}") else f"hugetlb.{size}"
+    name = f"{reserved}.{file}"
+    there = directory.exists(path, name) if isinstance(path, str) else name in path
+    return reserved if there else f"hugetlb.{size}"
 
 
-def number(path: str | None, file: str) -> int:
+def number(path: Files | None, file: str) -> int:
     """Return a file's number: 0 when it is not there, the largest one for `max`."""
     text = _text(path, file).strip()
     return _MAX if text == "max" else int(text or 0)
 
 
-def keyed(path: str | None, file: str) -> dict[str, int]:
+def keyed(path: Files | None, file: str) -> dict[str, int]:
     """Return a flat keyed file as a map."""
     pairs = (line.split() for line in _text(path, file).splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
@@ -272,8 +278,10 @@ def _numbers(path: str | None, file: str) -> list[int]:
     return [int(word) for word in _text(path, file).split()]
 
 
-def _text(path: str | None, file: str) -> str:
-    return directory.read_or(path, file, "") if path else ""
+def _text(path: Files | None, file: str) -> str:
+    if isinstance(path, str):
+        return directory.read_or(path, file, "")
+    return path.get(file, "") if path else ""
 
 
 def _present(**values: Any) -> dict[str, Any]:

@@ -49,14 +49,22 @@ def preload() -> None:
     backends = [module.rpartition(".")[0] for module, _ in BUILT_IN.values()]
     for name in (*LIBRARY, *PACKAGES, *backends):
         module = import_module(name)
-        for each in _modules(module) if name not in LIBRARY else ():
-            if each not in LEFT_OUT:
-                import_module(each)
+        for each in _wanted(module) if name not in LIBRARY else ():
+            import_module(each)
 
 
 def commands() -> dict[str, Command]:
     """Return what runs the command of each program."""
     return {name: getattr(import_module(module), function) for name, (module, function) in PROGRAMS.items()}
+
+
+def _wanted(package: ModuleType) -> Iterator[str]:
+    """Yield the modules of a package that commands use: those it names in `PRELOADED`, else all."""
+    named = getattr(package, "PRELOADED", None)
+    if named is not None:
+        yield from (f"{package.__name__}.{name}" for name in named)
+    else:
+        yield from (name for name in _modules(package) if name not in LEFT_OUT)
 
 
 def _modules(package: ModuleType) -> Iterator[str]:

@@ -1,0 +1,230 @@
+"""What the host runs for one sandbox: QEMU, a file server, mirrored interfaces; started together, ended together.
+
+It is put together in the order that takes the least time: while QEMU starts, the file server does too, and the
+network is looked at; while the guest finds its new devices, it gets its random numbers and the time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+
+from pysandbox.errors import SandboxError
+from pysandbox_microvm.image import directory_of, find_image
+from pysandbox_microvm.provision import find_qemu, plan_machine, provide_machine
+from pysandbox_microvm.size import Size, size_class, size_of
+from pysandbox_microvm.tree import host_tree
+from pysandbox_microvm.virtiofsd import FileServer, find_server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from pysandbox.oci.types import Resources, Spec
+    from pysandbox_microvm.agent import Agent
+    from pysandbox_microvm.identity import Identity
+    from pysandbox_microvm.jail import Jail
+    from pysandbox_microvm.machine import Machine
+    from pysandbox_microvm.network import Mirroring, Network
+    from pysandbox_microvm.provision import Provision
+    from pysandbox_microvm.tree import Tree
+
+    Warn = Callable[[str], None]
+
+#: Exit code of a container whose machine ended under it.
+UNKNOWN_CODE = 255
+#: Bytes for the guest's random pool.
+_SEED = 256
+
+
+class Host:
+    """One machine and what feeds it. `step` is told what begins, `warn` gets lines for the log."""
+
+    machine: Machine
+    agent: Agent
+
+    def __init__(self, spec: Spec, bundle: str, settings: Mapping[str, Any], step: Warn, warn: Warn) -> None:
+        self._spec, self._bundle, self._settings = spec, bundle, settings
+        self._step, self._warn = step, warn
+        self._identity: Identity | None = None
+        self._network: Network | None = None
+        self._servers: dict[str, FileServer] = {}
+        self._size = Size(0, 0)
+        self._undo = contextlib.ExitStack()
+        self._closing = False
+        self._ended: Callable[[int, str], None] = lambda _code, _reason: None
+
+    # -- beginning -----------------------------------------------------------------------------------------------------
+
+    def start(self, storage: str) -> None:
+        """Have a machine whose guest has the first container's files, under the name `storage`, and the network.
+
+        To be called by the process's first thread, which lives as long as QEMU is to.
+        """
+        from pysandbox_microvm.network import Network
+
+        namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._undo.callback(os.close, namespace)
+        mirroring = Network.begin(namespace)
+        tree = host_tree(self._spec, self._bundle)
+        server = _Starting(lambda: self._start_server(storage, tree))
+        try:
+            self._step("machine")
+            provision = self._plan()
+            self.machine = provide_machine(provision, self._jail, warn=self._warn)
+            self._undo.callback(self.machine.close)
+        finally:
+            server.wait()
+            self._take_network(mirroring)
+        self._step("file system")
+        server.result()
+        self.machine.plug_file_system(self._servers[storage].socket.fileno(), storage)
+        self._plug_network()
+        self._step("agent")
+        self.agent = self.machine.hello()
+        self._undo.callback(self.agent.close)
+        hostname = str(self._spec.get("hostname") or "")
+        self.agent.prepare(os.urandom(_SEED), time.time_ns(), hostname)
+        self._step("storage")
+        self.agent.attach(storage, "virtiofs", storage)
+        self._connect_network()
+        self._grow_into(provision)
+        self._watch(storage)
+
+    def _plan(self) -> Provision:
+        from pysandbox_microvm.arguments import kernel_parameters
+        from pysandbox_microvm.identity import Identity
+
+        self._identity = Identity.take()
+        self._undo.callback(self._identity.close)
+        image = find_image(self._settings)
+        self._size = size_of(self._spec, self._settings)
+        directory = directory_of(self._settings)
+        parameters = kernel_parameters(self._spec, self._settings)
+        return plan_machine(image, self._size, self._settings, directory, self._jail, parameters=parameters)
+
+    def _jail(self, kvm: bool) -> Jail:  # noqa: FBT001 (what `provision.Jailer` is)
+        from pysandbox_microvm.jail import find_program, qemu_jail
+
+        assert self._identity is not None
+        return qemu_jail(find_program(find_qemu(self._settings)), self._identity.uid, kvm=kvm)
+
+    def _start_server(self, storage: str, tree: Tree) -> None:
+        server = FileServer.start(tree, find_server(self._settings.get("virtiofsd", "")))
+        self._servers[storage] = server
+        self._undo.callback(server.close)
+
+    def _take_network(self, mirroring: Mirroring) -> None:
+        self._network = mirroring.result()
+        self._undo.callback(self._network.close)
+        for remark in self._network.remarks:
+            self._warn(remark)
+
+    def _plug_network(self) -> None:
+        assert self._network is not None
+        for interface in self._network.interfaces:
+            self.machine.plug_network(interface.tap, interface.mac, interface.mtu)
+
+    def _connect_network(self) -> None:
+        assert self._network is not None
+        if self._network.interfaces:
+            self._step("network")
+            self.agent.connect(*self._network.parts())
+
+    def _grow_into(self, provision: Provision) -> None:
+        """Have the guest bring into use what the machine has beyond its template."""
+        if not provision.templates or size_class(provision.size) == provision.size:
+            return
+        self._step("growth")
+        self.agent.grow(provision.size.vcpus, 0)
+
+    # -- while it runs -------------------------------------------------------------------------------------------------
+
+    def make_root_read_only(self, storage: str) -> None:
+        """Make the first container's root read-only on the host, once the guest has made its mount points."""
+        if self._spec["root"].get("readonly"):
+            self._servers[storage].make_root_read_only()
+
+    def on_end(self, ended: Callable[[int, str], None]) -> None:
+        """Have a function called, with exit code and reason, when a part of it ends by itself."""
+        self._ended = ended
+        self.machine.on_end(self._machine_ended)
+
+    def _machine_ended(self) -> None:
+        if not self._closing:
+            why = self.machine.why()
+            self._ended(_code_of(why), why)
+
+    def _watch(self, storage: str) -> None:
+        threading.Thread(target=self._watch_server, args=(storage,), name="file server", daemon=True).start()
+
+    def _watch_server(self, storage: str) -> None:
+        server = self._servers[storage]
+        poll = select.poll()
+        poll.register(server.pidfd, select.POLLIN)
+        poll.poll()
+        if not self._closing:
+            self._ended(UNKNOWN_CODE, f"virtiofsd has ended: {server.last_words() or 'without a word'}")
+
+    def resize(self, resources: Resources) -> None:
+        """Give the machine what new limits need, if it has less: it does not shrink."""
+        linux: Any = self._spec.get("linux") or {}
+        old: Any = linux.get("resources") or {}
+        new: Any = resources
+        merged = {key: {**(old.get(key) or {}), **(new.get(key) or {})} for key in ("cpu", "memory")}
+        changed: Any = {**self._spec, "linux": {**linux, "resources": {**old, **merged}}}
+        wanted = size_of(changed, self._settings)
+        have = self.machine.size
+        size = Size(max(wanted.vcpus, have.vcpus), max(wanted.memory, have.memory))
+        if size != have:
+            self.machine.grow(size)
+            self.agent.grow(size.vcpus, 0)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float) -> None:
+        """Have the guest write back what it keeps of shared files."""
+        for storage in self._servers:
+            self.agent.detach(storage, timeout)
+
+    def close(self) -> None:
+        """End everything. What cannot be ended ends with this process."""
+        self._closing = True
+        with contextlib.suppress(SandboxError, OSError):
+            self._undo.close()
+
+
+def _code_of(why: str) -> int:
+    """Return the exit code that a machine's end gives its containers: a signal's, if that is what ended QEMU."""
+    words = why.partition(";")[0].rpartition("killed by signal ")
+    return 128 + int(words[2]) if words[1] and words[2].isdigit() else UNKNOWN_CODE
+
+
+class _Starting:
+    """Something that is done on a thread of its own."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action = action
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._action()
+        except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
+            self._error = error
+
+    def wait(self) -> None:
+        """Wait for its end."""
+        self._thread.join()
+
+    def result(self) -> None:
+        """Raise what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error

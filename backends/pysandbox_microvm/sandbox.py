@@ -1,0 +1,387 @@
+"""The sandbox process: it owns one machine and all containers in it, until the first one's init has ended.
+
+`create` starts it as a child of its caller and talks to it over a socket, descriptor 3, in the frames of
+`pysandbox.warm.wire`:
+
+    → {"sandbox": {…}}  with init's 0, 1 and 2 (or three times its terminal), and the cgroup's entrances
+    ← {"step": [name, ns]}      under --trace: something begins
+    ← {"warn": text}            for the log
+    ← {"runtime": true}         prestart and createRuntime hooks may run: it waits for {"go": true}
+    ← {"ready": {"pid": n}}     of init in the guest; or {"error": {…}}
+
+A caller that is gone before `ready` ends it. From then on `service.py` is how it is talked to. It is in the container's
+cgroup and network namespace, is what `state` shows as the container's pid, hands on to init the signals that it gets,
+and exits with init's code. QEMU and file servers end with it: the kernel sees to that (PR_SET_PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+
+from pysandbox.errors import AlreadyExists, FailedPrecondition, NotFound, SandboxError
+from pysandbox.warm.wire import Closed, receive, send
+from pysandbox_microvm import service
+from pysandbox_microvm.task import UNKNOWN_CODE, GuestProcess, Task
+from pysandbox_microvm.terminal import take_control
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from pysandbox_microvm.agent import Agent
+    from pysandbox_microvm.host import Host
+
+CONTROL = 3
+#: Bytes of stack for each thread: they pump, wait and parse.
+STACK = 512 * 1024
+#: Seconds for the front end's hooks, which have time-outs of their own.
+HOOK_TIMEOUT = 24 * 3600.0 + 60
+#: Seconds for the guest to write back what its containers wrote to shared files, once init has ended.
+FLUSH_TIMEOUT = 5.0
+#: Seconds for the ends of execs to be told when init has ended.
+TELL_TIMEOUT = 15.0
+#: Seconds between two looks at a guest that says nothing, and for its answer.
+HEARTBEAT = 30.0
+#: Signals that are about this process, not for init.
+_OWN = frozenset(
+    {
+        signal.SIGCHLD, signal.SIGURG, signal.SIGPIPE, signal.SIGKILL, signal.SIGSTOP, signal.SIGWINCH,
+        signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS,
+    }
+)  # fmt: skip
+_CLONE_NEWNET = 0x40000000
+#: Why the machine ended, in the state directory, where it was not by init's end.
+REASON = "reason"
+
+
+class Signals:
+    """Every signal, as bytes of a pipe, from the beginning on."""
+
+    def __init__(self) -> None:
+        self.descriptor, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (_signal.valid_signals() - _OWN) | {signal.SIGWINCH}:
+            _signal.signal(number, lambda _number, _frame: None)
+
+    def take(self) -> bytes:
+        """Return the numbers that have come."""
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self.descriptor, 4096)
+        return b""
+
+
+class Sandbox:
+    """A machine, its agent, and the tasks in it, by container. The first is the one that it lives for."""
+
+    def __init__(self, first: str, state_dir: str, host: Host) -> None:
+        self.first, self.state_dir, self.host = first, state_dir, host
+        self.agent: Agent = host.agent
+        self._tasks: dict[str, Task] = {}
+        self._lock = threading.Lock()
+        self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._end: tuple[int, str] | None = None
+        self._paused = False
+
+    # -- tasks ---------------------------------------------------------------------------------------------------------
+
+    def add(self, container: str) -> Task:
+        """Make room for a container."""
+        with self._lock:
+            if container in self._tasks:
+                raise AlreadyExists(f"container {container} is in this machine already")
+            task = self._tasks[container] = Task(container, self.agent)
+        return task
+
+    def task(self, container: str) -> Task:
+        """Return a container's task. Raises NotFound."""
+        with self._lock:
+            if container not in self._tasks:
+                raise NotFound(f"container {container} is not in this machine")
+            return self._tasks[container]
+
+    def drop(self, container: str) -> None:
+        """Forget a container."""
+        with self._lock:
+            self._tasks.pop(container, None)
+
+    def tasks(self) -> list[Task]:
+        """Return all tasks."""
+        with self._lock:
+            return list(self._tasks.values())
+
+    # -- what the guest tells ------------------------------------------------------------------------------------------
+
+    def follow_events(self) -> None:
+        """Take exits and out-of-memory kills until the guest is gone; what it cannot mean ends the machine."""
+        why = "the guest's agent has hung up"
+        try:
+            for event in self.agent.events():
+                self._take(event)
+        except (SandboxError, OSError) as error:
+            why = str(error)
+        self.end(UNKNOWN_CODE, why)
+
+    def _take(self, event: Any) -> None:
+        with contextlib.suppress(NotFound):
+            task = self.task(event.container)
+            if event.oom:
+                task.killed_for_memory()
+            else:
+                task.exited(event.exec_id, event.code)
+
+    def follow_life(self) -> None:
+        """End a machine whose agent is stopped: a guest that does not answer has no container to speak of."""
+        while True:
+            time.sleep(HEARTBEAT)
+            if self._paused:
+                continue
+            try:
+                self.agent.check(HEARTBEAT)
+            except (SandboxError, OSError) as error:
+                if not self._paused:
+                    self.end(UNKNOWN_CODE, f"the guest does not answer: {error}")
+                    return
+
+    # -- pause ---------------------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Stop the machine's processors; every command can see that (`container.PAUSED`)."""
+        self._paused = True
+        self.host.machine.pause()
+        os.close(os.open(f"{self.state_dir}/paused", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self.host.machine.resume()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self.state_dir}/paused")
+        self._paused = False
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def end(self, code: int, reason: str = "") -> None:
+        """Have the sandbox process end with this code. The first word counts."""
+        with self._lock:
+            if self._end is None:
+                self._end = code, reason
+        os.eventfd_write(self._waker, 1)
+
+    def serve(self, signals: Signals) -> int:
+        """Hand signals on until it is time to end; return the exit code."""
+        poll = select.poll()
+        for descriptor in (signals.descriptor, self._waker):
+            poll.register(descriptor, select.POLLIN)
+        while self._end is None:
+            poll.poll()
+            for number in signals.take():
+                self._forward(number)
+        code, reason = self._end
+        if reason:
+            self._note(reason)
+        self._finish(code, gone=bool(reason))
+        return code
+
+    def _forward(self, number: int) -> None:
+        if number == signal.SIGWINCH:
+            threading.Thread(target=self._follow_sizes, daemon=True).start()
+        elif number not in _OWN:
+            threading.Thread(target=self._signal_init, args=(number,), daemon=True).start()
+
+    def _follow_sizes(self) -> None:
+        for task in self.tasks():
+            task.follow_sizes()
+
+    def _signal_init(self, number: int) -> None:
+        with contextlib.suppress(SandboxError, OSError):
+            self.task(self.first).signal(number, "", everyone=False)
+
+    def _note(self, reason: str) -> None:
+        """Write down why, for whoever waits."""
+        with contextlib.suppress(OSError):
+            flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(f"{self.state_dir}/{REASON}", flags, 0o600)
+            with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
+                file.write(reason[:8192])
+
+    def _finish(self, code: int, *, gone: bool) -> None:
+        """Tell every process's end, have the guest write back what is not on the host yet, and end the machine."""
+        tasks = self.tasks()
+        for task in tasks:
+            task.end(code if gone or task.container != self.first else 128 + signal.SIGKILL)
+        for task in tasks:
+            task.wait_told(TELL_TIMEOUT)
+        if not gone:
+            with contextlib.suppress(SandboxError, OSError):
+                for task in tasks:
+                    self.agent.delete(task.container, FLUSH_TIMEOUT)
+                self.host.flush(FLUSH_TIMEOUT)
+        self.host.close()
+
+
+# -- beginning ---------------------------------------------------------------------------------------------------------
+
+
+class Creation:
+    """A sandbox on its way to `ready`; `control` is the front end's."""
+
+    def __init__(self, control: _socket.socket, request: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+        self._control, self._request = control, request
+        self._streams = list(descriptors[:3])
+        self._entrances = dict(zip(request["entrances"], descriptors[3:], strict=True))
+
+    def carry_out(self) -> Sandbox:
+        """Do it all, in this order. What is made ends with this process."""
+        request = self._request
+        self._enter_cgroup()
+        self._enter_network()
+        self._run_hooks()
+        from pysandbox_microvm.host import Host
+
+        host = Host(request["spec"], request["bundle"], request["settings"], self._step, self._warn)
+        try:
+            host.start(request["storage"])
+            return self._create(Sandbox(request["id"], request["state_dir"], host))
+        except BaseException:
+            host.close()
+            raise
+
+    def _create(self, sandbox: Sandbox) -> Sandbox:
+        request = self._request
+        threading.Thread(target=sandbox.follow_events, name="events", daemon=True).start()
+        sandbox.host.on_end(sandbox.end)
+        if request["terminal"]:
+            take_control(self._streams[0])
+        init = GuestProcess(
+            request["id"],
+            "",
+            self._streams,
+            terminal=request["terminal"],
+            ended=sandbox.end,
+        )
+        self._step("container")
+        sandbox.add(request["id"]).create(init, request["plan"], request["timeout"])
+        sandbox.host.make_root_read_only(request["storage"])
+        self._listen(sandbox)
+        self._step("ready")
+        send(self._control, {"ready": {"pid": init.pid}})
+        return sandbox
+
+    def _listen(self, sandbox: Sandbox) -> None:
+        from pysandbox_microvm.server import Server
+
+        listener = service.listen(sandbox.state_dir)
+        threading.Thread(target=Server(sandbox, listener).serve, name="service", daemon=True).start()
+        threading.Thread(target=sandbox.follow_life, name="life", daemon=True).start()
+
+    def _step(self, name: str) -> None:
+        if self._request["trace"]:
+            send(self._control, {"step": [name, time.monotonic_ns()]})
+
+    def _warn(self, text: str) -> None:
+        send(self._control, {"warn": text})
+
+    def _enter_cgroup(self) -> None:
+        """Enter through each entrance: v1's `tasks`, or cgroup2's directory (`Cgroup.entrances`)."""
+        for slot, descriptor in self._entrances.items():
+            if slot == "cgroup":
+                with open(f"/proc/self/fd/{descriptor}/cgroup.procs", "wb", buffering=0) as procs:
+                    procs.write(b"0")
+            else:
+                os.write(descriptor, b"0")
+            os.close(descriptor)
+
+    def _enter_network(self) -> None:
+        """Join the network namespace of the spec, or make one. This process has one thread as yet."""
+        from pysandbox.linux import setns, unshare
+
+        path, devices = self._request["network"], (self._request["spec"].get("linux") or {}).get("netDevices")
+        before = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if not path:
+                unshare(_CLONE_NEWNET)
+            else:
+                descriptor = _open_namespace(path)
+                try:
+                    setns(descriptor, _CLONE_NEWNET)
+                finally:
+                    os.close(descriptor)
+            if devices:
+                _move_devices(devices, before)
+        finally:
+            os.close(before)
+
+    def _run_hooks(self) -> None:
+        hooks = self._request["spec"].get("hooks") or {}
+        if hooks.get("prestart") or hooks.get("createRuntime"):
+            send(self._control, {"runtime": True})
+            if "go" not in receive(self._control, HOOK_TIMEOUT)[0]:
+                raise Closed("no go")
+        if hooks.get("createContainer"):
+            from pysandbox.oci.hooks import run_hooks
+
+            state = {**self._request["state"], "pid": os.getpid(), "status": "creating"}
+            run_hooks(self._request["spec"], "createContainer", state)
+
+
+def _open_namespace(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise FailedPrecondition(f"linux.namespaces: network: {path}: {error.strerror}") from None
+
+
+def _move_devices(devices: Mapping[str, Any], source: int) -> None:
+    """Move devices of the network namespace `source` into our own."""
+    from pysandbox_microvm.netdevice import move_devices
+    from pysandbox_microvm.netns import within
+
+    target = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        within(source, lambda: move_devices(devices, target))
+    finally:
+        os.close(target)
+
+
+def main() -> int:
+    """Be the sandbox process that descriptor 3 asks for."""
+    threading.stack_size(STACK)
+    signals = Signals()
+    control = _socket.socket(fileno=CONTROL)
+    os.set_inheritable(CONTROL, False)
+    with contextlib.suppress(PermissionError):  # it leads a process group already
+        os.setsid()
+    try:
+        message, descriptors = receive(control)
+        sandbox = Creation(control, message["sandbox"], descriptors).carry_out()
+    except Closed:
+        return 1
+    except BaseException as error:  # noqa: BLE001 (the front end raises it)
+        with contextlib.suppress(Closed, OSError):
+            control.settimeout(5.0)
+            send(control, {"error": service.error_document(error)})
+        if not isinstance(error, SandboxError | OSError):
+            import traceback
+
+            traceback.print_exc()
+        return 1
+    control.close()
+    return sandbox.serve(signals)
+
+
+def run() -> None:
+    """Run `main`, and end without waiting for threads: what they wait for may never come."""
+    code = 1
+    try:
+        code = main()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
