@@ -41,10 +41,18 @@ class Namespace:
 
     def __call__(self, *command: str, check: bool = True, timeout: float = 20) -> str:
         """Run a program in the namespace and return its output; it has to succeed unless `check` is off."""
-        enter = ["nsenter", f"--net=/proc/{os.getpid()}/fd/{self.descriptor}", *command]
-        done = subprocess.run(enter, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run([*self.enter(), *command], capture_output=True, text=True, timeout=timeout, check=False)
         assert done.returncode == 0 or not check, f"{' '.join(command)}: {done.stderr}"
         return done.stdout
+
+    @property
+    def path(self) -> str:
+        """Its path, for as long as this process holds it."""
+        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
+
+    def enter(self) -> list[str]:
+        """Return the command line that runs another one in the namespace."""
+        return ["nsenter", f"--net={self.path}"]
 
     def ip(self, line: str) -> str:
         """Run `ip` with the words of a line."""
@@ -81,8 +89,7 @@ def namespaces(count: int) -> Iterator[list[Namespace]]:
 
 def join(left: Namespace, left_name: str, right: Namespace, right_name: str, mtu: int = 1500) -> None:
     """Join two namespaces by a veth pair that is up."""
-    right_path = f"/proc/{os.getpid()}/fd/{right.descriptor}"
-    left.ip(f"link add {left_name} mtu {mtu} type veth peer name {right_name} mtu {mtu} netns {right_path}")
+    left.ip(f"link add {left_name} mtu {mtu} type veth peer name {right_name} mtu {mtu} netns {right.path}")
     for namespace, name in ((left, left_name), (right, right_name)):
         namespace.ip(f"link set {name} up")
 

@@ -18,6 +18,8 @@ from daemon.terminal import Terminal
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from networks import Namespace
+
 
 class Engine:
     """A running engine that uses the runtime under test for every container."""
@@ -111,13 +113,27 @@ class Engine:
         shutil.rmtree(self.directory)
 
 
-def start_docker(directory: Path, runtime: Path, containerd_address: str) -> Engine:
-    """Start dockerd on a socket of its own, below a containerd of ours."""
+def start_docker(
+    directory: Path,
+    runtime: Path,
+    containerd_address: str,
+    *,
+    arguments: Sequence[str] = (),
+    network: Namespace | None = None,
+) -> Engine:
+    """Start dockerd on a socket of its own, below a containerd of ours.
+
+    `arguments` are the runtime's, before its command. In a network namespace of its own dockerd has its bridge.
+    """
     socket = directory / "docker.sock"
     configuration = directory / "daemon.json"
-    configuration.write_text(json.dumps({"runtimes": {"pysandbox": {"path": str(runtime)}}}))
+    runtimes = {"pysandbox": {"path": str(runtime), "runtimeArgs": list(arguments)}}
+    configuration.write_text(json.dumps({"runtimes": runtimes}))
+    # No network devices or rules on the machine that runs the tests.
+    bridge = ["--bridge=none"] if network is None else ["--bip=10.201.0.1/24", "--ip-forward=false", "--ip-masq=false"]
     environment = {**os.environ, "DOCKER_TMPDIR": str(directory / "tmp")}
     command = [
+        *(network.enter() if network else ()),
         _program("dockerd"),
         f"--config-file={configuration}",
         f"--host=unix://{socket}",
@@ -127,8 +143,7 @@ def start_docker(directory: Path, runtime: Path, containerd_address: str) -> Eng
         f"--pidfile={directory / 'docker.pid'}",
         "--default-runtime=pysandbox",
         "--exec-opt=native.cgroupdriver=cgroupfs",
-        # No network devices or rules on the machine that runs the tests.
-        "--bridge=none",
+        *bridge,
         "--iptables=false",
         "--ip6tables=false",
         "--storage-driver=overlay2",

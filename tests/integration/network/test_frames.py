@@ -141,7 +141,7 @@ def test_an_interface_without_a_peer_in_reach_is_mirrored_too(
     for name in ("uplink", "gateway"):
         host.ip(f"link set {name} up")
     host.ip(f"addr add {HOST4}/24 dev gateway")
-    host.ip(f"link add link uplink name eth0 netns /proc/{os.getpid()}/fd/{pod.descriptor} type macvlan mode bridge")
+    host.ip(f"link add link uplink name eth0 netns {pod.path} type macvlan mode bridge")
     pod.ip("link set eth0 up")
     pod.ip(f"addr add {POD4}/24 dev eth0")
 
