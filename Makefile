@@ -22,7 +22,8 @@ STAMPS   := .stamps
 VENV     := .venv
 EXECUTOR := guest_agent/target/release/pysandbox-executor
 LAUNCHER := guest_agent/target/release/pysandbox-launcher
-SHIM     := containerd-shim-pysandbox-v2
+# containerd finds them by runtime type: io.containerd.pysandbox.v2, io.containerd.pysandbox-microvm.v2.
+SHIMS    := containerd-shim-pysandbox-v2 containerd-shim-pysandbox-microvm-v2
 MSRV     := $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' guest_agent/Cargo.toml 2>/dev/null)
 # /usr/bin first: a `python3` found earlier on PATH is often a slow wrapper around the real one.
 PYTHON   ?= $(shell for p in /usr/bin/python3 /usr/bin/python3.1[1-9] $$(command -v python3 || true); do \
@@ -37,7 +38,7 @@ help:
 
 # -- setup -------------------------------------------------------------------------------------------------------------
 
-setup: $(STAMPS)/packages $(STAMPS)/venv $(EXECUTOR) $(VENV)/bin/pysandbox $(VENV)/bin/$(SHIM)
+setup: $(STAMPS)/packages $(STAMPS)/venv $(EXECUTOR) $(VENV)/bin/pysandbox $(SHIMS:%=$(VENV)/bin/%)
 
 $(STAMPS):
 	@mkdir -p $(STAMPS)
@@ -76,8 +77,8 @@ $(VENV)/bin/pysandbox: $(LAUNCHER) $(VENV)/bin/pysandbox-cold
 	@install -m 755 $(LAUNCHER) $@.new
 	mv $@.new $@
 
-# containerd's shim is the same two programs under another name.
-$(VENV)/bin/$(SHIM): $(VENV)/bin/pysandbox
+# containerd's shims are the same two programs under other names.
+$(SHIMS:%=$(VENV)/bin/%): $(VENV)/bin/pysandbox
 	@ln -f $(VENV)/bin/pysandbox $@
 	ln -sf pysandbox-cold $@-cold
 
@@ -148,12 +149,14 @@ install: setup
 	install -m 755 $(LAUNCHER) "$(PROGRAM).new"
 	mv "$(PROGRAM)-cold.new" "$(PROGRAM)-cold"
 	mv "$(PROGRAM).new" "$(PROGRAM)"
-	ln -f "$(PROGRAM)" "$(dir $(PROGRAM))$(SHIM)"
-	ln -sf pysandbox-cold "$(dir $(PROGRAM))$(SHIM)-cold"
+	for shim in $(SHIMS); do
+	    ln -f "$(PROGRAM)" "$(dir $(PROGRAM))$$shim"
+	    ln -sf pysandbox-cold "$(dir $(PROGRAM))$$shim-cold"
+	done
 
 uninstall:
 	@rm -rf "$(LIBRARY)" "$(LIBRARY).new" "$(PROGRAM)" "$(PROGRAM)-cold" \
-	    "$(dir $(PROGRAM))$(SHIM)" "$(dir $(PROGRAM))$(SHIM)-cold"
+	    $(foreach shim,$(SHIMS),"$(dir $(PROGRAM))$(shim)" "$(dir $(PROGRAM))$(shim)-cold")
 	echo "removed $(LIBRARY), $(PROGRAM) and $(PROGRAM)-cold"
 
 clean:

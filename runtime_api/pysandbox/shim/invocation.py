@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: What the program may be called.
+PROGRAM, MICROVM_PROGRAM = "containerd-shim-pysandbox-v2", "containerd-shim-pysandbox-microvm-v2"
 _WITH_VALUE = {"namespace", "id", "address", "publish-binary", "bundle", "socket", "debug-socket"}
 _TRUE, _FALSE = {"1", "t", "true"}, {"0", "f", "false"}
 
@@ -21,6 +23,7 @@ _TRUE, _FALSE = {"1", "t", "true"}, {"0", "f", "false"}
 class Invocation:
     """One call. `action` is start, delete, or empty: serve."""
 
+    program: str = PROGRAM
     action: str = ""
     namespace: str = ""
     id: str = ""
@@ -29,6 +32,17 @@ class Invocation:
     debug: bool = False
     version: bool = False
     info: bool = False
+
+    @property
+    def backend(self) -> str | None:
+        """The backend that the program's name says, if it says one."""
+        return "microvm" if self.program == MICROVM_PROGRAM else None
+
+    @property
+    def runtime_type(self) -> str:
+        """What containerd's clients call the program: `containerd-shim-NAME-VERSION` is io.containerd.NAME.VERSION."""
+        name, _, version = self.program.removeprefix("containerd-shim-").rpartition("-")
+        return f"io.containerd.{name}.{version}"
 
     def check(self) -> None:
         """Raise InvalidArgument for a call that names no container."""
@@ -43,7 +57,7 @@ def _is_identifier(text: str) -> bool:
     return len(text) <= 76 and text.isascii() and all(word.isalnum() for word in words)
 
 
-def parse(words: Sequence[str]) -> Invocation:
+def parse(words: Sequence[str], program: str = PROGRAM) -> Invocation:
     """Read the words after the program's name. Raises InvalidArgument."""
     flags: dict[str, str] = {}
     rest = list(words)
@@ -58,6 +72,7 @@ def parse(words: Sequence[str]) -> Invocation:
             value = rest.pop(0)
         flags[name] = value if equals or name in _WITH_VALUE else "true"
     return Invocation(
+        program=program,
         action=rest[0] if rest else "",
         namespace=flags.get("namespace", ""),
         id=flags.get("id", ""),

@@ -1,5 +1,7 @@
 """Entry of `containerd-shim-pysandbox-v2`: `start`, `delete`, `-info`, `-v`, and serving, which `start` starts.
 
+As `containerd-shim-pysandbox-microvm-v2` it is the same, but that containers are microVMs where nothing else is said.
+
 What containerd reads of `start` is its standard output *and* error together, so the first act is to put the bundle's
 `log` FIFO in the place of standard error.
 """
@@ -18,7 +20,7 @@ from threading import Thread
 from pysandbox.caller import current
 from pysandbox.errors import SandboxError
 from pysandbox.shim import address
-from pysandbox.shim.invocation import Invocation, parse
+from pysandbox.shim.invocation import MICROVM_PROGRAM, PROGRAM, Invocation, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,17 +35,27 @@ _LAST_EVENTS, _LAST_ANSWERS = 1.5, 0.5
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what containerd asks for, in this process, started for it; return the exit code."""
-    return command(list(sys.argv[1:] if argv is None else argv))
+    program = os.path.basename(sys.argv[0]).removesuffix("-cold")
+    return _run(program, list(sys.argv[1:] if argv is None else argv))
 
 
 def command(words: list[str], _inherited: frozenset[int] = frozenset()) -> int:
     """Do what containerd asks for; return the exit code."""
+    return _run(PROGRAM, words)
+
+
+def microvm_command(words: list[str], _inherited: frozenset[int] = frozenset()) -> int:
+    """Do the same under the second name."""
+    return _run(MICROVM_PROGRAM, words)
+
+
+def _run(program: str, words: list[str]) -> int:
     try:
-        invocation = parse(words)
+        invocation = parse(words, program)
         if invocation.version:
-            return _print_version()
+            return _print_version(invocation)
         if invocation.info:
-            return _print_info()
+            return _print_info(invocation)
         invocation.check()
         if invocation.action == "start":
             return _start(invocation)
@@ -164,7 +176,7 @@ def _serve(invocation: Invocation, listening: int) -> int:
     _adjust_oom_score()
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), invocation.namespace, warn)
     store = namespace.enter(invocation.namespace)
-    service = TaskService(store, publisher, Reaper(), warn)
+    service = TaskService(store, publisher, Reaper(), warn, invocation.backend)
     server = Server(translate=translate)
     server.register(Task, service)
     server.register(TaskV3, service)
@@ -215,29 +227,29 @@ def _delete(invocation: Invocation) -> int:
     return 0
 
 
-def _print_version() -> int:
+def _print_version(invocation: Invocation) -> int:
     from pysandbox import VERSION
 
-    os.write(1, f"containerd-shim-pysandbox-v2:\n  Version: {VERSION}\n".encode())
+    os.write(1, f"{invocation.program}:\n  Version: {VERSION}\n".encode())
     return 0
 
 
-def _print_info() -> int:
+def _print_info(invocation: Invocation) -> int:
     """Print RuntimeInfo. containerd writes options to standard input; none changes what is told."""
     from pysandbox import VERSION
-    from pysandbox.config import load_config
     from pysandbox.oci.features import features_document
     from pysandbox.plugins import choose, load_backend
     from pysandbox.shim.messages.types import RuntimeInfo, RuntimeVersion
+    from pysandbox.shim.options import settings
     from pysandbox.ttrpc.messages.wellknown import Any as AnyMessage
 
-    config = load_config(None)
+    config = settings(None, invocation.backend)
     document = features_document(load_backend(choose(config, None, {}), config).features())
     features = AnyMessage(
         type_url="types.containerd.io/opencontainers/runtime-spec/1/features/Features",
         value=json.dumps(document).encode(),
     )
-    info = RuntimeInfo(name="io.containerd.pysandbox.v2", version=RuntimeVersion(version=VERSION), features=features)
+    info = RuntimeInfo(name=invocation.runtime_type, version=RuntimeVersion(version=VERSION), features=features)
     os.write(1, info.encode())
     return 0
 

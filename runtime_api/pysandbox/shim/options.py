@@ -10,7 +10,7 @@ from __future__ import annotations
 from pysandbox.backend import Options
 from pysandbox.config import load_config, overlaid, read_document
 from pysandbox.errors import InvalidArgument
-from pysandbox.record import dataclass
+from pysandbox.record import dataclass, replace
 from pysandbox.shim.messages.runc import Options as RuncOptions
 from pysandbox.shim.messages.runtimeoptions import Options as RuntimeOptions
 from pysandbox.ttrpc.message import DecodeError
@@ -36,33 +36,44 @@ class Chosen:
     shim_cgroup: str = ""
 
 
-def chosen(message: AnyMessage | None, warn: Callable[[str], None]) -> Chosen:
-    """Return what a request's options ask for. Raises InvalidArgument, PermissionDenied."""
+def settings(path: str | None, backend: str | None) -> Config:
+    """Read a settings file, the default one without a path. Raises InvalidArgument, PermissionDenied.
+
+    `backend` is the one that the shim's name says: a file that the runtime's options name may say another.
+    """
+    config = load_config(path)
+    if backend is None or (path is not None and config.backend is not None):
+        return config
+    return replace(config, backend=backend)
+
+
+def chosen(message: AnyMessage | None, warn: Callable[[str], None], backend: str | None = None) -> Chosen:
+    """Return what a request's options ask for; `backend` as in `settings`. Raises InvalidArgument, PermissionDenied."""
     try:
         if message is not None and message.type_url == RuntimeOptions.NAME:
-            return _generic(RuntimeOptions.decode(message.value), warn)
+            return _generic(RuntimeOptions.decode(message.value), warn, backend)
         if message is not None and message.type_url == RuncOptions.NAME:
-            return _runc(RuncOptions.decode(message.value), warn)
+            return _runc(RuncOptions.decode(message.value), warn, backend)
     except DecodeError as error:
         raise InvalidArgument(f"{_BODY}: {error}") from error
     if message is not None and message.type_url:
         warn(f"{_BODY} of type {message.type_url} are not known and ignored")
-    return Chosen(config=load_config(None), options=Options(warn=warn))
+    return Chosen(config=settings(None, backend), options=Options(warn=warn))
 
 
-def _generic(options: RuntimeOptions, warn: Callable[[str], None]) -> Chosen:
+def _generic(options: RuntimeOptions, warn: Callable[[str], None], backend: str | None) -> Chosen:
     if options.config_path or not options.config_body:
-        return Chosen(config=load_config(options.config_path or None), options=Options(warn=warn))
-    settings = read_document(options.config_body, _BODY)
-    settings.pop("TypeUrl", None)  # of the same table, for containerd
-    systemd = settings.pop("SystemdCgroup", False)
+        return Chosen(config=settings(options.config_path or None, backend), options=Options(warn=warn))
+    table = read_document(options.config_body, _BODY)
+    table.pop("TypeUrl", None)  # of the same table, for containerd
+    systemd = table.pop("SystemdCgroup", False)
     if not isinstance(systemd, bool):
         raise InvalidArgument(f"{_BODY}: SystemdCgroup should be true or false")
-    config = overlaid(load_config(None), settings, _BODY)
+    config = overlaid(settings(None, backend), table, _BODY)
     return Chosen(config=config, options=Options(systemd_cgroup=systemd, warn=warn))
 
 
-def _runc(flags: RuncOptions, warn: Callable[[str], None]) -> Chosen:
+def _runc(flags: RuncOptions, warn: Callable[[str], None], backend: str | None) -> Chosen:
     options = Options(
         systemd_cgroup=flags.systemd_cgroup,
         no_pivot=flags.no_pivot_root,
@@ -70,4 +81,4 @@ def _runc(flags: RuncOptions, warn: Callable[[str], None]) -> Chosen:
         warn=warn,
     )
     owner = flags.io_uid, flags.io_gid
-    return Chosen(config=load_config(None), options=options, owner=owner, shim_cgroup=flags.shim_cgroup)
+    return Chosen(config=settings(None, backend), options=options, owner=owner, shim_cgroup=flags.shim_cgroup)

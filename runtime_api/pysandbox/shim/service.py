@@ -80,10 +80,19 @@ def translate(error: Exception) -> RpcError:
 class TaskService:
     """Serves containerd.task.v2.Task and v3.
 
-    `warn` takes one line for the log. `stopping` is set when the shim is to end.
+    `warn` takes one line for the log; `backend` is that of containers whose options name none. `stopping` is set when
+    the shim is to end.
     """
 
-    def __init__(self, store: Store, publisher: Publisher, reaper: Reaper, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        publisher: Publisher,
+        reaper: Reaper,
+        warn: Callable[[str], None],
+        backend: str | None = None,
+    ) -> None:
+        self._backend = backend
         self._store, self._publisher, self._reaper, self._warn = store, publisher, reaper, warn
         self._lock = Lock()
         self._tasks: dict[str, Task] = {}
@@ -126,7 +135,7 @@ class TaskService:
     def _create(self, request: messages.CreateTaskRequest) -> Task:
         from pysandbox.oci.bundle import load_bundle
 
-        asked = chosen(request.options, self._warn)
+        asked = chosen(request.options, self._warn, self._backend)
         if asked.shim_cgroup:
             cgroup.enter(asked.shim_cgroup)
         runtime = lifecycle.Runtime(store=self._store, warn=self._warn, config=asked.config)

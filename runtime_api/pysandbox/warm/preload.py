@@ -26,6 +26,7 @@ PACKAGES = (
 PROGRAMS = {
     "pysandbox": ("pysandbox.cli.main", "command"),
     "containerd-shim-pysandbox-v2": ("pysandbox.shim.main", "command"),
+    "containerd-shim-pysandbox-microvm-v2": ("pysandbox.shim.main", "microvm_command"),
 }
 #: But for these: they import what is large and seldom needed.
 LEFT_OUT = frozenset(

@@ -147,9 +147,19 @@ class Shim:
 @pytest.fixture(scope="session")
 def shim_program(launcher: Path) -> Path:
     """A `containerd-shim-pysandbox-v2` that runs this checkout: the same two programs under another name."""
-    program = launcher.with_name("containerd-shim-pysandbox-v2")
+    return _shim_program(launcher, "containerd-shim-pysandbox-v2")
+
+
+@pytest.fixture(scope="session")
+def microvm_program(launcher: Path) -> Path:
+    """The same under its second name, beside it."""
+    return _shim_program(launcher, "containerd-shim-pysandbox-microvm-v2")
+
+
+def _shim_program(launcher: Path, name: str) -> Path:
+    program = launcher.with_name(name)
     os.link(launcher, program)
-    program.with_name(f"{program.name}-cold").symlink_to(f"{launcher.name}-cold")
+    program.with_name(f"{name}-cold").symlink_to(f"{launcher.name}-cold")
     return program
 
 

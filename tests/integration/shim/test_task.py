@@ -7,13 +7,14 @@ import os
 import resource
 import select
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration.shim.conftest import eventually
+from integration.shim.conftest import Shim, eventually
 
 from pysandbox.shim.messages import events
 from pysandbox.shim.messages import task as messages
@@ -28,8 +29,6 @@ from pysandbox.ttrpc.messages.wellknown import Any as AnyMessage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from integration.shim.conftest import Shim
 
     Make = Callable[[Path], Shim]
 
@@ -417,6 +416,31 @@ def test_who_is_not_root_can_open_its_output_again(make_shim: Make, make_bundle:
     reader.join(5)
     assert text == [b"again\n"]
     shim.delete()
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_the_second_name_means_microvms_where_the_options_name_no_backend(
+    microvm_program: Path, tmp_path: Path, make_bundle: Any, monkeypatch: pytest.MonkeyPatch, served: bool
+) -> None:
+    if not served:
+        monkeypatch.setenv("PYSANDBOX_WARM", "off")
+    shim = Shim(microvm_program, tmp_path, make_bundle(["true"]))
+    try:
+        described = subprocess.run([microvm_program, "-v"], capture_output=True, text=True, check=True).stdout
+        assert described.startswith("containerd-shim-pysandbox-microvm-v2:\n")
+        _refused(lambda: shim.create(options=_body("[backends.microvm]\nnosuchsetting = 1")), "microvm")
+        shim.create(options=_body('backend = "namespaces"'))
+        record = Path(f"/run/pysandbox-containerd/{shim.namespace}/{shim.id}/state.json")
+        assert json.loads(record.read_text())["backend"] == "namespaces"
+        shim.delete()
+        info = subprocess.run([microvm_program, "-info"], capture_output=True, check=True, input=b"").stdout
+        assert b"io.containerd.pysandbox-microvm.v2" in info
+    finally:
+        shim.close()
+
+
+def _body(text: str) -> AnyMessage:
+    return AnyMessage(type_url=RuntimeOptions.NAME, value=RuntimeOptions(config_body=text.encode()).encode())
 
 
 def test_runtime_options_choose_the_settings_and_unknown_ones_are_ignored(

@@ -53,6 +53,26 @@ def test_a_path_counts_instead_of_the_settings_file(tmp_path: Path) -> None:
     assert (settings.backend, settings.plugins) == ("of-the-other", None)
 
 
+def named(options: RuntimeOptions | RuncOptions | None = None) -> str | None:
+    """The backend that a shim chooses whose name says `of-the-name`."""
+    message = None if options is None else AnyMessage(type_url=options.NAME, value=options.encode())
+    return chosen(message, print, "of-the-name").config.backend
+
+
+def test_the_shims_name_counts_more_than_the_settings_file_and_less_than_options(tmp_path: Path) -> None:
+    silent, other = tmp_path / "silent.toml", tmp_path / "other.toml"
+    silent.write_text("")
+    other.write_text('backend = "of-the-other"\n')
+    silent.chmod(0o600)
+    other.chmod(0o600)
+
+    for options in (None, RuntimeOptions(), RuncOptions(), RuntimeOptions(config_path=str(silent))):
+        assert named(options) == "of-the-name"
+    assert named(RuntimeOptions(config_body=b"SystemdCgroup = true")) == "of-the-name"
+    assert named(RuntimeOptions(config_path=str(other))) == "of-the-other"
+    assert named(RuntimeOptions(config_body=b'backend = "of-the-body"')) == "of-the-body"
+
+
 def test_a_settings_file_that_others_can_write_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text("")
