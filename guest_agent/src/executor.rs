@@ -21,6 +21,8 @@ pub struct Executor {
     pub mapped: Vec<(Vec<IdMap>, Vec<IdMap>, OwnedFd)>,
     /// Namespace files of consecutive `join` operations, opened before the first of them was joined.
     pub joins: Vec<(i32, OwnedFd)>,
+    /// The kinds of namespaces that `unshare` made, as `CLONE_NEW*` flags.
+    pub made: i32,
     /// /proc/self/timens_offsets, opened before a user namespace could hide it.
     pub time_offsets: Option<OwnedFd>,
     /// Whether the rootfs lies over "/" of the mount namespace, not at a path of its own.
@@ -54,6 +56,7 @@ impl Executor {
             trees: Vec::new(),
             mapped: Vec::new(),
             joins: Vec::new(),
+            made: 0,
             time_offsets: None,
             root_on_top: false,
             parent_death_signal: 0,
@@ -70,7 +73,7 @@ impl Executor {
     pub fn run(mut self) -> ! {
         let operations = std::mem::take(&mut self.plan.operations);
         let prepared = ops::namespaces::open_time_offsets(&mut self, &operations)
-            .and_then(|()| ops::process::confine_cgroup(&mut self));
+            .and_then(|()| ops::process::confine_cgroup(&mut self, &operations));
         let outcome = prepared.and_then(|()| self.run_all(&operations));
         let name = operations.get(self.index).map_or("plan", Operation::name);
         let failure = match outcome {
@@ -102,7 +105,7 @@ impl Executor {
     fn trace(&mut self, index: usize, operation: &Operation) {
         use Operation as O;
         self.begun.push((index, operation.name(), sys::monotonic()));
-        if let O::Stop { .. } | O::WaitStart {} | O::Clone { .. } | O::Execute { .. } = operation {
+        if let O::Stop { .. } | O::WaitStart {} | O::Execute { .. } = operation {
             self.report.steps(&std::mem::take(&mut self.begun));
         }
     }
@@ -178,7 +181,7 @@ impl Executor {
             O::TakeMounts {} => staging::take_mounts(self),
             O::Join { kind, path } => namespaces::join(self, kind, path, rest),
             O::JoinProcess { kinds } => namespaces::join_process(self, kinds),
-            O::Unshare { kinds } => namespaces::unshare(kinds),
+            O::Unshare { kinds } => namespaces::unshare(self, kinds),
             O::Stop { name } => process::stop(self, name),
             O::BecomeRoot {} => namespaces::become_root(),
             O::TimeOffsets { offsets } => namespaces::time_offsets(self, offsets),

@@ -517,29 +517,120 @@ pub enum Side {
     Sibling(i32),
 }
 
-/// clone3(`CLONE_PARENT`): a child of the caller's parent, in a cgroup of its own if one is given.
+/// clone3(`CLONE_PARENT`) as a fork: a child of the caller's parent, in a cgroup of its own if one is given.
 ///
 /// The kernel writes the pid into a page that both share before the new process runs, so that it can report itself.
 pub fn clone_sibling(cgroup: Option<BorrowedFd>) -> Result<Side> {
-    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let page = shared_page()?;
-    let into = if cgroup.is_some() {
-        CLONE_INTO_CGROUP
-    } else {
-        0
-    };
-    // The exit signal is the caller's own, and must be 0 here.
-    let pid = clone3(CloneArgs {
-        flags: libc::CLONE_PARENT as u64 | libc::CLONE_PARENT_SETTID as u64 | into,
-        parent_tid: page as u64,
-        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
-        ..CloneArgs::default()
-    })?;
+    let pid = clone3(sibling(page, cgroup))?;
     if pid != 0 {
         return Ok(Side::Caller(pid as i32));
     }
     // SAFETY: results: the page is mapped for good, and the kernel wrote it before this process began.
     Ok(Side::Sibling(unsafe { page.read_volatile() }))
+}
+
+/// A child of the caller's parent; the kernel writes its pid, as this pid namespace has it, to `pid`.
+fn sibling(pid: *mut i32, cgroup: Option<BorrowedFd>) -> CloneArgs {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let into = cgroup.map_or(0, |_| CLONE_INTO_CGROUP);
+    // The exit signal is the caller's own, and must be 0 here.
+    CloneArgs {
+        flags: libc::CLONE_PARENT as u64 | libc::CLONE_PARENT_SETTID as u64 | into,
+        parent_tid: pid as u64,
+        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
+        ..CloneArgs::default()
+    }
+}
+
+/// What a process does last that has handed its memory over: it is told the new process's pid and what it was given.
+pub type LastWords = extern "C" fn(pid: i32, given: i32) -> !;
+
+/// Go on as a new process, which takes over this one's memory, stack and all; its pid as the old one's pid namespace has
+/// it. It is a sibling as `clone_sibling` makes one, without the copy of all page tables and the copy of each page that
+/// is written to after that.
+///
+/// The old process is told `last_words` on another stack. The memory is no longer its own: it may allocate nothing and
+/// change nothing. Whoever can write to the new process's memory can write to the old one's: for a new pid namespace,
+/// in which there is nobody else. ENOSYS where it cannot be had.
+pub fn hand_over(cgroup: Option<BorrowedFd>, last_words: LastWords, given: i32) -> Result<i32> {
+    const STACK: usize = 16 * 1024;
+    let stack = Box::leak(vec![0u128; STACK / size_of::<u128>()].into_boxed_slice());
+    let end = stack.as_mut_ptr_range().end;
+    let mut pid = 0;
+    let mut arguments = sibling(&raw mut pid, cgroup);
+    arguments.flags |= libc::CLONE_VM as u64;
+    // SAFETY: pointers: `end` is that of a stack that nobody else uses, aligned as both architectures want it.
+    let result = unsafe { clone3_leaving(&arguments, end.cast(), last_words, given) };
+    match i32::try_from(-result) {
+        Ok(errno @ 1..) => Err(Errno(errno)),
+        // SAFETY: results: the kernel wrote it before this process began.
+        _ => Ok(unsafe { (&raw const pid).read_volatile() }),
+    }
+}
+
+/// clone3(2), which returns 0 in the new process, or the negative error number. The old one goes to the stack that ends
+/// at `stack`, for good: the new process returns on the one that both began with.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone3_leaving(
+    arguments: &CloneArgs,
+    stack: *mut u8,
+    last_words: LastWords,
+    given: i32,
+) -> i64 {
+    let result;
+    // SAFETY: pointers; the call takes what it is given in registers, and only rcx and r11 from whoever calls.
+    std::arch::asm!(
+        "syscall",
+        "test rax, rax",
+        "jle 2f",
+        "mov rsp, {stack}",
+        "mov edi, eax",
+        "mov esi, {given:e}",
+        "call {last_words}",
+        "2:",
+        stack = in(reg) stack,
+        given = in(reg) given,
+        last_words = in(reg) last_words,
+        inlateout("rax") libc::SYS_clone3 => result,
+        in("rdi") arguments,
+        in("rsi") size_of::<CloneArgs>(),
+        out("rcx") _,
+        out("r11") _,
+    );
+    result
+}
+
+#[cfg(target_arch = "aarch64")]
+unsafe fn clone3_leaving(
+    arguments: &CloneArgs,
+    stack: *mut u8,
+    last_words: LastWords,
+    given: i32,
+) -> i64 {
+    let result;
+    // SAFETY: pointers; the call takes what it is given in registers, and changes only x0.
+    std::arch::asm!(
+        "svc 0",
+        "cmp x0, 0",
+        "b.le 2f",
+        "mov sp, {stack}",
+        "mov w1, {given:w}",
+        "blr {last_words}",
+        "2:",
+        stack = in(reg) stack,
+        given = in(reg) given,
+        last_words = in(reg) last_words,
+        in("x8") libc::SYS_clone3,
+        inlateout("x0") arguments => result,
+        in("x1") size_of::<CloneArgs>(),
+    );
+    result
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+unsafe fn clone3_leaving(_: &CloneArgs, _: *mut u8, _: LastWords, _: i32) -> i64 {
+    -i64::from(libc::ENOSYS)
 }
 
 /// A page of memory that processes made by clone(2) share with this one.

@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from runtime import children, end_children, eventually
 
 from pysandbox import executor
 from pysandbox.backend import Stdio
-from pysandbox.caller import Start
+from pysandbox.caller import Start, current
 from pysandbox.errors import DeadlineExceeded, Unavailable
 from pysandbox.executor import Descriptor, ExecutorError, Launch, Listener, Pid, Step, Stop
 from pysandbox.plan import operation as op
@@ -194,6 +195,43 @@ def test_the_pid_comes_before_anything_the_child_says(rootfs: Path, tmp_path: Pa
     assert ran.messages == [Pid(ran.launch.pid), Stop("in child")]
 
 
+@pytest.mark.parametrize("namespaces", [["mount"], ["mount", "pid"], ["mount", "pid", "time"]])
+def test_the_process_that_clones_tells_the_pid_too_and_ends_well(
+    rootfs: Path, tmp_path: Path, namespaces: Sequence[str]
+) -> None:
+    """Whether it ends with its own memory or has handed that over."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with open("/dev/null", "rb+") as null, ours:
+        outer = _start(null.fileno(), theirs)
+        _give(ours, [*beginning(rootfs, namespaces=namespaces), op.stop("in child")])
+        said = [json.loads(ours.recv(4096)) for _ in range(3)]
+        pid = next(message["pid"] for message in said if "pid" in message)
+        status = os.waitpid(outer, 0)[1]
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    assert sorted(map(json.dumps, said)) == [*[json.dumps({"pid": pid})] * 2, json.dumps({"stop": "in child"})]
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def _start(null: int, theirs: socket.socket) -> int:
+    """Start an executor without `Launch`, which reaps and forgets what this test is about."""
+    copy = executor.sealed_executor()
+    try:
+        return current().spawn(copy, ["pysandbox-init", "report=3"], {}, [null, null, null, theirs.fileno()])
+    finally:
+        os.close(copy)
+        theirs.close()
+
+
+def _give(ours: socket.socket, operations: Sequence[Operation]) -> None:
+    with tempfile.TemporaryFile() as plan:
+        plan.write(Plan(operations=list(operations)).to_json())
+        plan.seek(0)
+        socket.send_fds(ours, [b'{"slots": ["plan"]}'], [plan.fileno()])
+    ours.settimeout(END_TIMEOUT)
+
+
 def test_tracing_reports_every_operation_with_rising_times(rootfs: Path, tmp_path: Path) -> None:
     plan = [*beginning(rootfs), op.pivot_root(), *ending("true")]
     ran = spawn(plan, tmp_path / "out", trace=True).talk()
@@ -230,7 +268,7 @@ def test_an_executor_that_was_started_waits_for_its_plan(rootfs: Path, tmp_path:
     launch.give(plan, {})
     ran = Run(launch, tmp_path / "out").talk()
     assert (ran.wait(), ran.text) == (0, "ran\n")
-    waits, came = (message for message in ran.messages[:2] if isinstance(message, Step))
+    waits, came = [message for message in ran.messages if isinstance(message, Step)][:2]
     assert (waits.op, came.op) == ("wait_plan", "plan")
     assert launch.spawned < waits.ns < given < came.ns
 

@@ -7,7 +7,7 @@ use crate::sys::{self, Errno};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-const CLONE_NEWTIME: i32 = 0x80;
+pub const CLONE_NEWTIME: i32 = 0x80;
 
 /// The `CLONE_NEW*` flag of a namespace kind, named as in the spec.
 fn kind_flag(kind: &str) -> Outcome<i32> {
@@ -104,8 +104,11 @@ pub fn join_process(executor: &mut Executor, kinds: &[Text]) -> Outcome {
     Ok(())
 }
 
-pub fn unshare(kinds: &[Text]) -> Outcome {
-    sys::unshare(kind_flags(kinds)?).at("unshare", &kind_names(kinds))
+pub fn unshare(executor: &mut Executor, kinds: &[Text]) -> Outcome {
+    let flags = kind_flags(kinds)?;
+    sys::unshare(flags).at("unshare", &kind_names(kinds))?;
+    executor.made |= flags;
+    Ok(())
 }
 
 pub fn become_root() -> Outcome {

@@ -2,12 +2,14 @@
 
 use crate::executor::Executor;
 use crate::ops::mounts::attributes;
+use crate::ops::namespaces::CLONE_NEWTIME;
 use crate::plan::{Operation, Text};
-use crate::report::{Context, Failure, Outcome};
+use crate::report::{Context, Failure, Outcome, Report};
 use crate::slots::close_around;
 use crate::sys::{self, Errno};
 use serde_json::json;
 use std::ffi::CStr;
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 pub fn parent_death_signal(executor: &mut Executor, signal: i32) -> Outcome {
@@ -32,8 +34,13 @@ pub fn stop(executor: &Executor, name: &Text) -> Outcome {
 
 /// Take the cgroup's directory as a read-only mount of its own: the new process is born with it, and whoever may look
 /// into that process (CAP_SYS_PTRACE) would find the host's whole cgroup file system at `..`.
-pub fn confine_cgroup(executor: &mut Executor) -> Outcome {
+///
+/// In a pid namespace of its own there is nobody to look, and the mount's end would hold the new process up for 0.2 ms.
+pub fn confine_cgroup(executor: &mut Executor, operations: &[Operation]) -> Outcome {
     const SLOT: &str = "cgroup";
+    if makes_pid_namespace(operations) {
+        return Ok(());
+    }
     let Some(directory) = executor.slots.take(SLOT) else {
         return Ok(());
     };
@@ -43,6 +50,13 @@ pub fn confine_cgroup(executor: &mut Executor) -> Outcome {
     sys::mount_setattr(mount.as_fd(), false, &readonly).at("mount_setattr", SLOT)?;
     executor.slots.set(SLOT, mount);
     Ok(())
+}
+
+fn makes_pid_namespace(operations: &[Operation]) -> bool {
+    operations.iter().any(|operation| match operation {
+        Operation::Unshare { kinds } => kinds.iter().any(|kind| kind.as_str() == "pid"),
+        _ => false,
+    })
 }
 
 /// Move this process, which has one thread, into cgroups of v1: `0` means whoever writes it.
@@ -62,14 +76,12 @@ pub fn clone(executor: &mut Executor, into_cgroup: bool) -> Outcome {
         true => Some(executor.slots.get("cgroup")?),
         false => None,
     };
-    let pid = match sys::clone_sibling(cgroup).at("clone3", "")? {
-        sys::Side::Caller(pid) => {
-            let _ = executor.report.write(&json!({ "pid": pid }));
-            sys::exit(0)
-        }
-        sys::Side::Sibling(pid) => pid,
+    let pid = match may_hand_over(executor.made) {
+        true => hand_over(cgroup, &executor.report),
+        false => fork(cgroup, &executor.report),
     };
-    if executor.report.write(&json!({ "pid": pid })).is_err() {
+    let pid = pid.at("clone3", "")?;
+    if report_pid(&executor.report, pid).is_err() {
         sys::exit(1);
     }
     executor.slots.take("cgroup");
@@ -79,6 +91,47 @@ pub fn clone(executor: &mut Executor, into_cgroup: bool) -> Outcome {
         sys::exit(1);
     }
     Ok(())
+}
+
+/// Whether the new process may take this one's memory. In a pid namespace that others are in, whoever may trace it
+/// would for a moment write to this process's memory as well, which is the host's. And who shares memory does not enter
+/// a new time namespace (clone(2)).
+fn may_hand_over(made: i32) -> bool {
+    made & libc::CLONE_NEWPID != 0 && made & CLONE_NEWTIME == 0
+}
+
+fn fork(cgroup: Option<BorrowedFd>, report: &Report) -> sys::Result<i32> {
+    match sys::clone_sibling(cgroup)? {
+        sys::Side::Caller(pid) => {
+            let _ = report_pid(report, pid);
+            sys::exit(0)
+        }
+        sys::Side::Sibling(pid) => Ok(pid),
+    }
+}
+
+fn hand_over(cgroup: Option<BorrowedFd>, report: &Report) -> sys::Result<i32> {
+    let socket = report.as_fd().map_or(-1, |socket| socket.as_raw_fd());
+    match sys::hand_over(cgroup, tell_pid_and_end, socket) {
+        // A seccomp profile that cannot look into clone3's arguments, or another architecture.
+        Err(Errno(libc::ENOSYS | libc::EPERM)) => fork(cgroup, report),
+        result => result,
+    }
+}
+
+/// The last words of the process that has handed its memory over. Nothing here allocates.
+extern "C" fn tell_pid_and_end(pid: i32, socket: i32) -> ! {
+    let mut message = [0u8; 32];
+    let room = message.len();
+    let mut rest = &mut message[..];
+    let _ = write!(rest, "{{\"pid\":{pid}}}");
+    let length = room - rest.len();
+    let _ = sys::write(sys::borrow(socket), &message[..length]);
+    sys::exit(0)
+}
+
+fn report_pid(report: &Report, pid: i32) -> sys::Result<()> {
+    report.write(&json!({ "pid": pid }))
 }
 
 pub fn new_session() -> Outcome {
@@ -365,6 +418,31 @@ mod tests {
         assert_eq!(bit_mask(&[0, 3, 64]).unwrap(), [0b1001, 1]);
         assert!(bit_mask(&[]).unwrap().is_empty());
         assert!(bit_mask(&[8192]).is_err());
+    }
+
+    #[test]
+    fn memory_is_handed_over_only_into_a_new_pid_namespace() {
+        assert!(may_hand_over(libc::CLONE_NEWPID | libc::CLONE_NEWNS));
+        assert!(!may_hand_over(libc::CLONE_NEWNS | libc::CLONE_NEWUSER));
+        assert!(!may_hand_over(0));
+    }
+
+    #[test]
+    fn a_new_time_namespace_is_entered_by_a_fork() {
+        assert!(!may_hand_over(libc::CLONE_NEWPID | CLONE_NEWTIME));
+    }
+
+    #[test]
+    fn only_a_new_pid_namespace_is_one_without_others() {
+        let kinds = |kinds: &[&str]| Operation::Unshare {
+            kinds: kinds.iter().map(|kind| Text::new(kind).unwrap()).collect(),
+        };
+        let join = Operation::Join {
+            kind: Text::new("pid").unwrap(),
+            path: Text::new("/proc/1/ns/pid").unwrap(),
+        };
+        assert!(makes_pid_namespace(&[join.clone(), kinds(&["ipc", "pid"])]));
+        assert!(!makes_pid_namespace(&[join, kinds(&["ipc"])]));
     }
 
     #[test]
