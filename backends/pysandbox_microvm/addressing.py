@@ -1,8 +1,8 @@
 """The addresses, routes and neighbours that a guest takes over from the interfaces of a network namespace.
 
 A guest's kernel makes the route to an address's own network itself, as the host's did; all others of the main table are
-handed over. What the kernel learned from the network (router advertisements, redirects, resolved neighbours) the guest
-learns for itself.
+handed over. What the kernel learned from the network is not: redirects and resolved neighbours the guest learns for
+itself, and of router advertisements it hears nothing, as every pod should not (CVE-2020-10749).
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def read_addresses(netlink: Netlink) -> list[Address]:
 def read_address(message: bytes) -> Address | None:
     """Read the body of an address: None if a guest has to get it itself, or cannot use it.
 
-    Those of IPv6 that expire are the network's to give (SLAAC); those of IPv4 were leased by somebody who renews them.
+    Those of IPv6 that expire came with router advertisements; those of IPv4 were leased by somebody who renews them.
     """
     family, prefix, low_flags, _scope, index = _IFADDRMSG.unpack_from(message)
     found = attributes(message[_IFADDRMSG.size :])

@@ -102,10 +102,15 @@ def _require_mirrorable(link: Link) -> None:
             f"interface {link.name}: {reason}: a guest can have veth, macvlan, vlan and tap interfaces and network"
             " cards; set it down, or use the namespaces backend"
         )
-    if not link.name.isprintable() or len(link.name.encode(errors="surrogateescape")) >= IFNAMSIZ:
-        raise InvalidArgument(f"interface {link.name!a}: its name is not printable: rename it")
+    if not _is_plain(link.name):
+        raise InvalidArgument(f"interface {link.name!a}: a guest takes printable ASCII without : and %: rename it")
     if not _LEAST_MTU <= link.mtu <= _MOST_MTU:
         raise InvalidArgument(f"interface {link.name}: an MTU of {link.mtu}: a guest's is {_LEAST_MTU} to {_MOST_MTU}")
+
+
+def _is_plain(name: str) -> bool:
+    graphic = all("!" <= letter <= "~" and letter not in "/:%" for letter in name)
+    return graphic and 0 < len(name) < IFNAMSIZ
 
 
 def _obstacle(link: Link) -> str:

@@ -113,6 +113,7 @@ class Network:
         chosen, remarks = choose(read_links(netlink), mirrored, [tap.index for _, tap in self._mirrored])
         if mirrored or chosen:
             self._take_over(netlink, chosen)
+        remarks += [_own_mtu(route) for route in self.routes if route.mtu]
         self.remarks += tuple(remark for remark in remarks if remark not in self.remarks)
         return self.interfaces[len(mirrored) :]
 
@@ -189,6 +190,10 @@ def _mirror(netlink: Netlink, link: Link) -> Tap:
 def _interface(link: Link, tap: Tap, addresses: Sequence[addressing.Address]) -> Interface:
     own = tuple(str(address) for address in addresses if address.interface == link.index)
     return Interface(link.name, mac_text(link.mac), link.mtu, own, tap.descriptor)
+
+
+def _own_mtu(route: addressing.Route) -> str:
+    return f"route {route.destination or 'default'}: its MTU of {route.mtu} is not the guest's: {route.device}'s counts"
 
 
 def _route_message(route: addressing.Route) -> messages.Route:

@@ -178,6 +178,12 @@ def test_an_interface_that_is_down_is_left_out_with_a_remark(pod: Namespace, mir
     )
 
 
+def test_a_routes_own_mtu_is_remarked_on(pod: Namespace, mirror: Mirror) -> None:
+    pod.ip("route add 198.51.100.0/24 via 10.9.0.1 mtu 1300")
+
+    assert mirror(pod).remarks == ("route 198.51.100.0/24: its MTU of 1300 is not the guest's: eth0's counts",)
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[list[str], type[SandboxError], str]] = {

@@ -42,8 +42,9 @@ REFUSED: dict[str, tuple[dict[str, object], type[SandboxError], str]] = {
     "port": ({"master": 7}, Unimplemented, "belongs to a bridge, bond or VRF"),
     "multicast address": ({"mac": bytes.fromhex("010000000000")}, Unimplemented, "01:00:00:00:00:00"),
     "no address": ({"mac": bytes(6)}, Unimplemented, "00:00:00:00:00:00"),
-    "control character": ({"name": "eth\x1b[0m"}, InvalidArgument, r"interface 'eth\\x1b\[0m': its name is not printable"),
-    "no UTF-8": ({"name": "eth\udcff"}, InvalidArgument, r"interface 'eth\\udcff': its name is not printable"),
+    "control character": ({"name": "eth\x1b[0m"}, InvalidArgument, r"interface 'eth\\x1b\[0m': a guest takes printable ASCII"),
+    "no UTF-8": ({"name": "eth\udcff"}, InvalidArgument, r"interface 'eth\\udcff': a guest takes printable ASCII"),
+    "a percent sign": ({"name": "eth%d"}, InvalidArgument, "interface 'eth%d': a guest takes printable ASCII"),
     "huge MTU": ({"mtu": 65535}, InvalidArgument, "an MTU of 65535: a guest's is 68 to 65521"),
 }  # fmt: skip
 
