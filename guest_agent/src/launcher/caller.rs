@@ -7,7 +7,7 @@ use pysandbox_guest::sys::{self, Strings};
 pub struct Caller {
     pub arguments: Strings,
     pub environment: Strings,
-    /// This program's file, as /proc/self/exe names it; None without a /proc.
+    /// This program's file in its installation; None without a /proc.
     pub file: Option<Vec<u8>>,
 }
 
@@ -18,14 +18,13 @@ impl Caller {
         Caller {
             arguments,
             environment,
-            file: link.map(|path| kept_name(path.into_bytes())),
+            file: link.map(|path| installed(kept_name(path.into_bytes()), environment)),
         }
     }
 
     /// The value of an environment variable; the first counts, as for getenv(3).
     pub fn variable(&self, name: &str) -> Option<&'static [u8]> {
-        let mut values = self.environment.iter().map(CStr::to_bytes);
-        values.find_map(|entry| value_of(entry, name.as_bytes()))
+        variable(self.environment, name)
     }
 
     /// The file of the same installation with another name: `name` in this program's directory.
@@ -55,6 +54,41 @@ fn kept_name(mut path: Vec<u8>) -> Vec<u8> {
         path.truncate(path.len() - b" (deleted)".len());
     }
     path
+}
+
+/// The file itself where its script lies beside it. A copy of it that lies elsewhere (a shim by containerd's
+/// `runtime_path`) belongs to the installation that the caller's PATH leads to under the same name.
+fn installed(file: Vec<u8>, environment: Strings) -> Vec<u8> {
+    if script_status(&file).is_some() {
+        return file;
+    }
+    let name = file.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    let path = variable(environment, "PATH").unwrap_or_default();
+    let mut candidates = path
+        .split(|&byte| byte == b':')
+        .filter(|directory| directory.starts_with(b"/") && is_protected(directory))
+        .map(|directory| [directory, b"/", name].concat());
+    let found = candidates.find(|file| script_status(file).is_some_and(|status| is_roots(&status)));
+    found.unwrap_or(file)
+}
+
+fn script_status(file: &[u8]) -> Option<libc::stat> {
+    sys::stat(&CString::new([file, b"-cold"].concat()).ok()?).ok()
+}
+
+fn is_protected(directory: &[u8]) -> bool {
+    let status = CString::new(directory).map(|path| sys::stat(&path));
+    status.is_ok_and(|status| status.is_ok_and(|status| is_roots(&status)))
+}
+
+/// Whether nobody but root could have put it there.
+fn is_roots(status: &libc::stat) -> bool {
+    status.st_uid == 0 && status.st_mode & 0o022 == 0
+}
+
+fn variable(environment: Strings, name: &str) -> Option<&'static [u8]> {
+    let mut values = environment.iter().map(CStr::to_bytes);
+    values.find_map(|entry| value_of(entry, name.as_bytes()))
 }
 
 fn value_of<'a>(entry: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {

@@ -898,6 +898,37 @@ def test_without_its_script_it_says_what_to_do(installation: Installation) -> No
     )
 
 
+def test_a_copy_elsewhere_belongs_to_the_installation_on_the_path(installation: Installation, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere" / "pysandbox"
+    copy.parent.mkdir()
+    shutil.copy(installation.program, copy)
+    place = installation.program.parent
+    place.chmod(0o755)
+    environment = {"PATH": f"relative:{place}", "PYSANDBOX_WARM": "off"}
+
+    done = subprocess.run([copy, "x"], env=environment, capture_output=True, text=True, timeout=20, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cold x\n", "")
+
+
+@pytest.mark.parametrize("open_to_all", ["directory", "script"])
+def test_a_copy_trusts_nothing_that_others_may_write(
+    installation: Installation, tmp_path: Path, open_to_all: str
+) -> None:
+    copy = tmp_path / "elsewhere" / "pysandbox"
+    copy.parent.mkdir()
+    shutil.copy(installation.program, copy)
+    place = installation.program.parent
+    place.chmod(0o777 if open_to_all == "directory" else 0o755)
+    installation.cold.chmod(0o777 if open_to_all == "script" else 0o755)
+    environment = {"PATH": str(place), "PYSANDBOX_WARM": "off"}
+
+    done = subprocess.run([copy, "x"], env=environment, capture_output=True, text=True, timeout=20, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"pysandbox: {copy}-cold: no such file or directory")
+
+
 def test_a_link_leads_to_the_installation(installation: Installation, server: Server, tmp_path: Path) -> None:
     link = tmp_path / "runc"
     link.symlink_to(installation.program)
