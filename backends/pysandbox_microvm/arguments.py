@@ -35,10 +35,11 @@ class Place:
 PORT_NAME = "agent.0"
 #: The id of the same in QMP's events.
 PORT = "agent"
-#: Root ports: one for each file system, network interface and disk that is plugged, and one for memory that grows.
-ROOT_PORTS = 16
+#: Root ports that a machine can have: one for each file system, network interface and disk that is plugged in, and one
+#: for memory that grows. Each costs milliseconds whenever the guest looks for a new device.
+ROOT_PORTS = (4, 8, 16, 32)
 #: The root port that memory goes into; `Machine` hands the others out.
-MEMORY_ROOT_PORT = "root15"
+MEMORY_ROOT_PORT = "root0"
 #: Of the disk that stands in for a root file system in a template. Sparse in every sense; a real one may be smaller.
 PLACEHOLDER_SIZE = 1 << 40
 #: The node and the device of that disk.
@@ -70,6 +71,7 @@ class Hardware:
     most_vcpus: int
     most_memory: int
     accelerator: str  # a name of accelerator.py
+    root_ports: int = ROOT_PORTS[0]
     root_disk: bool = False
 
 
@@ -142,7 +144,7 @@ def arguments(
         *_board(hardware),
         *_memory(hardware, memory),
         *_channels(),
-        *_devices(),
+        *_devices(hardware),
         *(_root_disk(disk) if hardware.root_disk else ()),
         *_firmware(kernel_command_line),
         *(("-incoming", "defer") if incoming else ()),
@@ -190,12 +192,12 @@ def _channels() -> list[str]:
     ]  # fmt: skip
 
 
-def _devices() -> list[str]:
+def _devices(hardware: Hardware) -> list[str]:
     words = [
         "-object", "rng-builtin,id=entropy",
         "-device", "virtio-rng-pci,addr=3,disable-legacy=on,rng=entropy",
     ]  # fmt: skip
-    for number in range(ROOT_PORTS):
+    for number in range(hardware.root_ports):
         slot, function = 4 + number // 8, number % 8
         several = ",multifunction=on" if function == 0 else ""
         words += ["-device", f"pcie-root-port,id=root{number},chassis={number + 1},addr={slot}.{function}{several}"]
@@ -215,7 +217,7 @@ def _root_disk(disk: Disk | None) -> list[str]:
     return [
         *given,
         "-blockdev", node,
-        "-device", f"virtio-blk-pci,id={ROOT_DISK},addr=6,disable-legacy=on,drive={ROOT_NODE},serial={ROOT_SERIAL}",
+        "-device", f"virtio-blk-pci,id={ROOT_DISK},addr=10,disable-legacy=on,drive={ROOT_NODE},serial={ROOT_SERIAL}",
     ]  # fmt: skip
 
 

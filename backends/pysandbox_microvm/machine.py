@@ -19,7 +19,6 @@ from pysandbox.record import dataclass
 from pysandbox_microvm.arguments import (
     MEMORY_ROOT_PORT,
     PRIVATE,
-    ROOT_PORTS,
     SHARED,
     Disk,
     Hardware,
@@ -84,7 +83,7 @@ class Machine:
     def __init__(self, hardware: Hardware) -> None:
         self.hardware = hardware
         self._lock = threading.RLock()
-        self._free = [f"root{number}" for number in range(ROOT_PORTS)]
+        self._free = [f"root{number}" for number in reversed(range(hardware.root_ports))]
         self._free.remove(MEMORY_ROOT_PORT)
         self._plugged: dict[str, _Plugged] = {}
         self._growth = 0  # bytes beyond the hardware's
@@ -417,7 +416,7 @@ class Machine:
     def _plug(self, name: str, device: Mapping[str, object], undo: list[tuple[str, Mapping[str, object]]]) -> str:
         with self._lock:
             if not self._free:
-                raise FailedPrecondition(f"the machine has no room for another device: it has {ROOT_PORTS - 1}")
+                raise FailedPrecondition(f"the machine has no room for a device beside {len(self._plugged)} others")
             port = self._free.pop()
         try:
             self._execute("device_add", {**device, "id": name, "bus": port})

@@ -7,7 +7,7 @@ import os
 from pysandbox.errors import InvalidArgument, NotFound, SandboxError
 from pysandbox.record import dataclass, replace
 from pysandbox_microvm.accelerator import TCG, TRIAL_TIMEOUT, Answer, boot_id, find_accelerator, read_processor
-from pysandbox_microvm.arguments import Hardware, arguments, command_line
+from pysandbox_microvm.arguments import ROOT_PORTS, Hardware, arguments, command_line
 from pysandbox_microvm.machine import BOOT_TIMEOUT, Machine
 from pysandbox_microvm.size import LEAST_MEMORY, Size, most_size, size_class
 from pysandbox_microvm.template import find_template, key_of, provide_template
@@ -45,6 +45,7 @@ class Provision:
     accelerator: Answer
     most: Size
     qemu: str = QEMU
+    root_ports: int = ROOT_PORTS[0]
     root_disk: bool = False
     parameters: tuple[str, ...] = ()
     templates: bool = True
@@ -57,6 +58,7 @@ class Provision:
             most_vcpus=self.most.vcpus,
             most_memory=max(self.most.memory, size.memory),
             accelerator=self.accelerator.name,
+            root_ports=self.root_ports,
             root_disk=self.root_disk,
         )
 
@@ -72,11 +74,13 @@ def plan_machine(
     directory: str,
     jailer: Jailer,
     *,
+    devices: int = 2,
     root_disk: bool = False,
     parameters: tuple[str, ...] = (),
 ) -> Provision:
     """Work out what a machine comes from. The first time on a host that may take a trial boot.
 
+    `devices` is how many file systems, interfaces and disks it can be plugged at least, not counting the root disk.
     Raises Unavailable where the settings want KVM and it is not usable; NotFound for no QEMU.
     """
     qemu = find_qemu(settings)
@@ -89,11 +93,20 @@ def plan_machine(
         accelerator=Answer(TCG, ""),
         most=most_size(settings),
         qemu=qemu,
+        root_ports=_root_ports(devices),
         root_disk=root_disk,
         parameters=parameters,
         templates=settings.get("template", True) and not parameters,
     )
     return replace(provision, accelerator=_accelerator(provision, settings, jailer))
+
+
+def _root_ports(devices: int) -> int:
+    needed = devices + 1  # for memory that grows
+    for ports in ROOT_PORTS:
+        if needed <= ports:
+            return ports
+    raise InvalidArgument(f"{devices} file systems, interfaces and disks are more than a machine takes")
 
 
 def find_qemu(settings: Mapping[str, Any]) -> str:
