@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import busybox
+import guestimage
 import pytest
 from precondition import requires
 from runtime import SERVABLE, Runtime, children, command_line, end_children, eventually
 from server import Servers, strayed, warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from runtime import MakeBundle
 
@@ -168,6 +169,13 @@ def _runtime(command: list[str], root: Path) -> Iterator[Runtime]:
         end_children(known)
         for line in runtime.log:
             print(line)
+
+
+@pytest.fixture(scope="session")
+def microvm_settings(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
+    """The settings `[backends.microvm]` of a test: this checkout's guest image, templates of the session's own."""
+    requires("root")
+    return guestimage.settings(tmp_path_factory.mktemp("microvm") / "directory")
 
 
 # -- bundles -----------------------------------------------------------------------------------------------------------

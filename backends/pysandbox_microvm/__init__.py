@@ -2,5 +2,6 @@
 
 #: What commands import before they fork (`pysandbox.warm.preload`): the sandbox process has the rest to itself.
 PRELOADED = (
-    "backend", "container", "creation", "execution", "features", "place", "planning", "service", "settings", "size", "terminal", "tree",
+    "backend", "container", "creation", "execution", "features", "place", "planning", "service", "settings", "size",
+    "terminal", "tree",
 )  # fmt: skip

@@ -16,7 +16,7 @@ from pysandbox.errors import InvalidArgument, Unimplemented
 from pysandbox.executor import ExecutorError
 from pysandbox.failure import in_runcs_words
 from pysandbox_microvm import service
-from pysandbox_microvm.planning import cgroup_of, plan_exec
+from pysandbox_microvm.planning import plan_exec
 from pysandbox_microvm.terminal import open_terminal
 
 TYPE_CHECKING = False
@@ -40,7 +40,7 @@ def execute(request: ExecRequest, bundle: str, container_id: str, state_dir: str
         "terminal": request.stdio.terminal,
         "plan": {
             "plan": plan.to_json().decode(),
-            "cgroup": _below(request, container_id),
+            "cgroup": _below(request),
             "size": [size["width"], size["height"]],
         },
     }
@@ -62,14 +62,13 @@ def execute(request: ExecRequest, bundle: str, container_id: str, state_dir: str
     return Process(pid=pid, console=console)
 
 
-def _below(request: ExecRequest, container_id: str) -> str:
+def _below(request: ExecRequest) -> str:
     """Return the cgroup that `exec --cgroup` asks for, below the container's; the guest has one hierarchy."""
     if not request.cgroup:
         return ""
     if set(request.cgroup) != {""}:
         raise InvalidArgument("--cgroup: the guest has cgroup v2, which has one hierarchy for all controllers")
-    path = os.path.normpath("/" + request.cgroup[""]).lstrip("/")
-    return f"{cgroup_of(container_id)}/{path}" if path else ""
+    return os.path.normpath("/" + request.cgroup[""]).lstrip("/")
 
 
 def _execute(state_dir: str, arguments: dict[str, object], streams: list[int], *, terminal: bool) -> int:

@@ -44,6 +44,8 @@ _CPU_IN_GUEST = ("shares", "quota", "period", "burst", "idle")
 _ON_HOST = ("cpu", "blockIO")
 #: Devices that QEMU and what feeds it use: KVM, tun, vhost-net, vhost-vsock.
 _HOST_DEVICES = ((10, 232), (10, 200), (10, 238), (10, 241))
+#: Files in /proc/PID/ns that are not named as the spec names the namespace.
+NAMESPACE_FILES = {"mount": "mnt"}
 #: The most that a hard limit can be: what init in the guest has, whoever runs there.
 _NO_LIMIT = (0, 0)
 
@@ -144,13 +146,14 @@ def _namespaces(namespaces: Sequence[Mapping[str, Any]], place: Place) -> Iterat
         if not path:
             yield dict(namespace)
             continue
-        words = path.split("/")  # /proc/PID/ns/KIND
-        pid = int(words[2]) if len(words) == 5 and words[1] == "proc" and words[2].isdigit() else 0
+        file = NAMESPACE_FILES.get(namespace["type"], namespace["type"])
+        number = path.removeprefix("/proc/").removesuffix(f"/ns/{file}")
+        pid = int(number) if number.isdigit() and path == f"/proc/{number}/ns/{file}" else 0
         if pid not in place.peers:
             raise InvalidArgument(
                 f"linux.namespaces[{index}].path: {path}: not a namespace of another container in the same machine"
             )
-        yield {**namespace, "path": f"/proc/{place.peers[pid]}/ns/{words[4]}"}
+        yield {**namespace, "path": f"/proc/{place.peers[pid]}/ns/{file}"}
 
 
 # -- plans -------------------------------------------------------------------------------------------------------------
@@ -177,7 +180,7 @@ def plan_init(
         options=options,
         host=_guest_facts(spec),
         state=state,
-        entrances=["cgroup"],
+        entrances=_entrances(spec),
         compiler=compiler,
     )
     if options.warn is not None:
@@ -207,7 +210,7 @@ def plan_exec(request: ExecRequest, bundle: str, container_id: str, spec: Spec, 
         options=request.options,
         namespaces=kinds,
         container_id=container_id,
-        entrances=["cgroup"],
+        entrances=_entrances(spec),
         compiler=compile_filter,
     )
     _log(plan, request.options)
@@ -216,10 +219,17 @@ def plan_exec(request: ExecRequest, bundle: str, container_id: str, spec: Spec, 
 
 def _guest_facts(spec: Spec) -> Host:
     """Return the guest's facts. In a user namespace hard limits are all raised first: the agent's are not known."""
+    return replace(GUEST, limits=dict.fromkeys(range(16), _NO_LIMIT)) if _has_user_namespace(spec) else GUEST
+
+
+def _entrances(spec: Spec) -> list[str]:
+    """Return the slots through which a process enters its cgroup; in a user namespace the agent has to put it there."""
+    return [] if _has_user_namespace(spec) else ["cgroup"]
+
+
+def _has_user_namespace(spec: Spec) -> bool:
     namespaces = (spec.get("linux") or {}).get("namespaces") or ()
-    if not any(namespace["type"] == "user" for namespace in namespaces):
-        return GUEST
-    return replace(GUEST, limits=dict.fromkeys(range(16), _NO_LIMIT))
+    return any(namespace["type"] == "user" for namespace in namespaces)
 
 
 def _id_map(mappings: Sequence[Mapping[str, Any]] | None) -> str:

@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 
-from pysandbox.errors import AlreadyExists, FailedPrecondition, NotFound, SandboxError
+from pysandbox.errors import AlreadyExists, NotFound, SandboxError
 from pysandbox.warm.wire import Closed, receive, send
 from pysandbox_microvm import service
 from pysandbox_microvm.task import UNKNOWN_CODE, GuestProcess, Task
@@ -58,7 +58,6 @@ _OWN = frozenset(
         signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS,
     }
 )  # fmt: skip
-_CLONE_NEWNET = 0x40000000
 #: Why the machine ended, in the state directory, where it was not by init's end.
 REASON = "reason"
 
@@ -301,23 +300,19 @@ class Creation:
 
     def _enter_network(self) -> None:
         """Join the network namespace of the spec, or make one. This process has one thread as yet."""
-        from pysandbox.linux import setns, unshare
+        from pysandbox.linux import setns
+        from pysandbox_microvm.netns import CLONE_NEWNET, open_namespace
 
-        path, devices = self._request["network"], (self._request["spec"].get("linux") or {}).get("netDevices")
-        before = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        devices = (self._request["spec"].get("linux") or {}).get("netDevices")
+        namespace = open_namespace(self._request["network"] or None)
         try:
-            if not path:
-                unshare(_CLONE_NEWNET)
-            else:
-                descriptor = _open_namespace(path)
-                try:
-                    setns(descriptor, _CLONE_NEWNET)
-                finally:
-                    os.close(descriptor)
             if devices:
-                _move_devices(devices, before)
+                from pysandbox_microvm.netdevice import move_devices
+
+                move_devices(devices, namespace)
+            setns(namespace, CLONE_NEWNET)
         finally:
-            os.close(before)
+            os.close(namespace)
 
     def _run_hooks(self) -> None:
         hooks = self._request["spec"].get("hooks") or {}
@@ -330,25 +325,6 @@ class Creation:
 
             state = {**self._request["state"], "pid": os.getpid(), "status": "creating"}
             run_hooks(self._request["spec"], "createContainer", state)
-
-
-def _open_namespace(path: str) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise FailedPrecondition(f"linux.namespaces: network: {path}: {error.strerror}") from None
-
-
-def _move_devices(devices: Mapping[str, Any], source: int) -> None:
-    """Move devices of the network namespace `source` into our own."""
-    from pysandbox_microvm.netdevice import move_devices
-    from pysandbox_microvm.netns import within
-
-    target = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        within(source, lambda: move_devices(devices, target))
-    finally:
-        os.close(target)
 
 
 def main() -> int:

@@ -258,7 +258,7 @@ def _install(made: Path, place: Path) -> None:
     """Put a directory in its place, complete or not at all, even if the power goes."""
     for path in (*made.iterdir(), made):
         if path.is_file():
-            path.chmod(0o400)
+            path.chmod(0o444)  # QEMU has a user of its own, and opens what it is handed once more
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)

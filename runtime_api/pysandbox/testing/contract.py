@@ -28,6 +28,7 @@ import pytest
 
 from pysandbox import lifecycle, plugins
 from pysandbox.backend import Options, Stdio
+from pysandbox.config import Config
 from pysandbox.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, NotFound, SandboxError, Unimplemented
 from pysandbox.linux import start_time
 from pysandbox.oci.bundle import Bundle, load_bundle
@@ -37,26 +38,30 @@ from pysandbox.state import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from typing import Any, ClassVar
 
     from pysandbox.backend import Backend, Container
     from pysandbox.lifecycle import Runtime
 
-#: A program of another process: argv is name, module, class, root, what to do, the id, and the bundle to create.
+#: A program of another process: argv is name, module, class, settings, root, what to do, the id, the bundle to create.
 _OTHER_PROCESS = """
+import json
 import os
 import sys
 sys.path[:0] = {path!r}
 from pysandbox import lifecycle, plugins
 from pysandbox.backend import Stdio
+from pysandbox.config import Config
 from pysandbox.errors import SandboxError
 from pysandbox.oci.bundle import load_bundle
 from pysandbox.state import Store
-name, module, kind, root, action, container_id, *bundle = sys.argv[1:]
+name, module, kind, settings, root, action, container_id, *bundle = sys.argv[1:]
 plugins.BUILT_IN[name] = (module, kind)
-runtime = lifecycle.Runtime(store=Store(root), warn=lambda text: print(text, file=sys.stderr), backend=name)
+config = Config(backends={{name: json.loads(settings)}})
+warn = lambda text: print(text, file=sys.stderr)
+runtime = lifecycle.Runtime(store=Store(root), warn=warn, config=config, backend=name)
 try:
     if action == "create":
         null = os.open("/dev/null", os.O_RDWR)
@@ -74,7 +79,10 @@ else:
 
 
 class BackendContract:
-    """Inherit and set `backend_class`; override the fixture `rootfs` where a backend needs one with programs in it."""
+    """Inherit and set `backend_class`; override the fixture `rootfs` where a backend needs one with programs in it.
+
+    `settings` is the backend's table of the settings file.
+    """
 
     backend_class: ClassVar[type[Backend]]
 
@@ -86,6 +94,11 @@ class BackendContract:
         path = tmp_path / "rootfs"
         path.mkdir()
         return path
+
+    @pytest.fixture
+    def settings(self) -> Mapping[str, Any]:
+        """Return the backend's settings."""
+        return {}
 
     @pytest.fixture
     def make_bundle(self, tmp_path: Path, rootfs: Path) -> Callable[..., Bundle]:
@@ -103,11 +116,13 @@ class BackendContract:
         return make
 
     @pytest.fixture
-    def runtime(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    def runtime(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, Any]) -> Runtime:
         """Return a front end with a state directory of its own, whose only backend is the one under test."""
         kind = self.backend_class
         monkeypatch.setitem(plugins.BUILT_IN, kind.name, (kind.__module__, kind.__qualname__))
-        return lifecycle.Runtime(store=Store(str(tmp_path / "root")), warn=print, backend=kind.name)
+        config = Config(backends={kind.name: settings})
+        store = Store(str(tmp_path / "root"))
+        return lifecycle.Runtime(store=store, warn=print, config=config, backend=kind.name)
 
     @pytest.fixture(autouse=True)
     def container_id(self, runtime: Runtime, tmp_path: Path) -> Iterator[str]:
@@ -129,9 +144,13 @@ class BackendContract:
         """Start a process that does one thing with a container and prints `done` or the error's name."""
         kind = self.backend_class
         program = _OTHER_PROCESS.format(path=[path for path in sys.path if path])
-        names = [kind.name, kind.__module__, kind.__qualname__, runtime.store.path, action, container_id, *bundle]
+        settings = json.dumps(runtime.config.backends[kind.name])
+        names = [kind.name, kind.__module__, kind.__qualname__, settings, runtime.store.path]
         return subprocess.Popen(
-            [sys.executable, "-c", program, *names], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program, *names, action, container_id, *bundle],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -421,7 +440,8 @@ class BackendContract:
         """`plan` returns JSON objects and leaves no trace."""
         bundle = make_bundle("true")
 
-        operations = self.backend_class().plan(bundle.path, bundle.spec, container_id, Options())
+        options = Options(settings=runtime.config.backends[self.backend_class.name])
+        operations = self.backend_class().plan(bundle.path, bundle.spec, container_id, options)
 
         assert operations
         assert json.loads(json.dumps(operations)) is not None
