@@ -10,6 +10,7 @@ from pysandbox.backend import Backend, Process
 from pysandbox.cgroup.placement import load_cgroup, open_cgroup
 from pysandbox.errors import FailedPrecondition
 from pysandbox_microvm.container import MicrovmContainer
+from pysandbox_microvm.netns import forget_network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class MicrovmBackend(Backend):
         if cgroup is not None:
             cgroup.kill()
             cgroup.remove()
+        forget_network(record.backend_state.get("network", ""))
 
 
 def _remembered_cgroup(record: ContainerRecord) -> Cgroup | None:

@@ -23,6 +23,7 @@ from pysandbox.linux import start_time
 from pysandbox.warm.wire import Closed, receive, send
 from pysandbox_microvm import service
 from pysandbox_microvm.container import MicrovmContainer
+from pysandbox_microvm.netns import forget_network
 from pysandbox_microvm.place import Place
 from pysandbox_microvm.planning import host_resources, plan_init
 from pysandbox_microvm.settings import check_settings, overhead
@@ -61,11 +62,13 @@ def create(request: CreateRequest) -> MicrovmContainer:
         "cgroup": cgroup.saved(),
         "place": place.saved(),
         "overhead": overhead(request.options.settings),
+        "network": _network_path(request.spec),
     }
     request.remember(memory)
     with contextlib.ExitStack() as undo:
         _make_cgroup(request, cgroup)
         undo.callback(cgroup.remove)
+        undo.callback(forget_network, memory["network"])
         begun = _Begun(request, cgroup)
         undo.callback(begun.abort)
         try:

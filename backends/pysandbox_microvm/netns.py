@@ -51,13 +51,22 @@ def open_namespace(path: str | None) -> int:
     except OSError as error:
         raise InvalidArgument(f"linux.namespaces: network namespace {path}: {error.strerror}") from None
     try:
-        _require_network(descriptor, path)
+        if not is_network(descriptor):
+            raise InvalidArgument(f"linux.namespaces: {path}: not a network namespace")
         if is_host(descriptor):
             raise _host_network(f"linux.namespaces: {path}")
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def is_network(descriptor: int) -> bool:
+    """Say whether a descriptor is that of a network namespace."""
+    try:
+        return fcntl.ioctl(descriptor, NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:
+        return False
 
 
 def is_host(namespace: int) -> bool:
@@ -74,6 +83,14 @@ def _host_identity() -> tuple[int, int] | None:
         return _identity(os.stat(_HOST))
     except PermissionError:  # a security module's, or a container's root that may not look at process 1
         return None
+
+
+def forget_network(path: str) -> None:
+    """Give the interfaces of a spec's network namespace back that a killed sandbox process had mirrored."""
+    if path:
+        from pysandbox_microvm.network import remove_leftovers_at
+
+        remove_leftovers_at(path)
 
 
 def within(namespace: int, function: Callable[[], Result]) -> Result:
@@ -126,15 +143,6 @@ def begin_thread(function: Callable[[], Result]) -> Callable[[], Result]:
 def _unshared() -> int:
     unshare(CLONE_NEWNET)
     return os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _require_network(descriptor: int, path: str) -> None:
-    try:
-        kind = fcntl.ioctl(descriptor, NS_GET_NSTYPE)
-    except OSError:
-        kind = 0
-    if kind != CLONE_NEWNET:
-        raise InvalidArgument(f"linux.namespaces: {path}: not a network namespace")
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from pysandbox_microvm.addressing import read_addresses, read_neighbours, read_r
 from pysandbox_microvm.interface import choose, mac_text, read_links
 from pysandbox_microvm.mirror import end_redirect, redirect, remove_stale
 from pysandbox_microvm.netlink import Netlink
-from pysandbox_microvm.netns import begin_thread, within
+from pysandbox_microvm.netns import begin_thread, is_network, within
 from pysandbox_microvm.tap import open_tap, set_up
 
 TYPE_CHECKING = False
@@ -164,6 +164,19 @@ def remove_leftovers(namespace: int) -> int:
     Until then their interfaces swallow what arrives. A next sandbox in the namespace does this by itself.
     """
     return within(namespace, _remove_leftovers)
+
+
+def remove_leftovers_at(path: str) -> None:
+    """Do so in the network namespace at a path, where there still is one. Raises OSError."""
+    try:
+        namespace = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if is_network(namespace):
+            remove_leftovers(namespace)
+    finally:
+        os.close(namespace)
 
 
 def _remove_leftovers() -> int:
