@@ -115,11 +115,11 @@ class Store:
 
     # -- the kernel ----------------------------------------------------------------------------------------------------
 
-    def _kernel(self, progress: Progress, jobs: int) -> Path | None:
-        """Return the directory of the kernel, built now if it is not there; None where the settings name their own."""
+    def _kernel(self, progress: Progress, jobs: int) -> Path:
+        """Return the directory of the kernel, built now if it is not there: the settings' own, if they name one."""
         if self._own_kernel:
             progress.step(f"kernel: {self._own_kernel}, as the settings say")
-            return None
+            return self._take_in(self._own_kernel)
         source, fragment, compiler = kernel.find_source(), kernel.read_fragment(), kernel.compiler()
         directory = self.kernels / kernel_key(source, fragment, compiler)
         if _is_intact(directory):
@@ -154,9 +154,27 @@ class Store:
         finally:
             self._sweep()
 
+    def _take_in(self, path: str) -> Path:
+        """Keep a copy of a kernel that was built elsewhere."""
+        digest = file_digest(path)
+        directory = self.kernels / digest[:_KEY_LENGTH]
+        if _is_intact(directory):
+            return directory
+        self._work.mkdir(mode=0o700)
+        try:
+            kept = self._work / "kernel"
+            kept.mkdir(mode=0o700)
+            shutil.copyfile(path, kept / KERNEL)
+            facts = {"digest": digest, "release": release_of(path), "size": os.path.getsize(path), "source": path}
+            _write_manifest(kept, kernel=facts)
+            _install(kept, directory)
+        finally:
+            self._sweep()
+        return directory
+
     # -- the image -----------------------------------------------------------------------------------------------------
 
-    def _assemble(self, kernel_directory: Path | None, progress: Progress) -> Image:
+    def _assemble(self, kernel_directory: Path, progress: Progress) -> Image:
         """Put kernel and initrd together, and make them the current image."""
         progress.step("initrd: the agent and the executor")
         programs = {name: Path(program_path(name)).read_bytes() for name in PROGRAMS}
@@ -166,7 +184,7 @@ class Store:
             "size": len(content),
             "programs": {name: hashlib.sha256(program).hexdigest() for name, program in programs.items()},
         }
-        kernel_facts = _kernel_facts(kernel_directory)
+        kernel_facts: dict[str, Any] = read_manifest(str(kernel_directory / MANIFEST))["kernel"]
         key = digest_of(kernel_facts["digest"], facts["digest"])[:_KEY_LENGTH]
         if not _is_intact(self.images / key):
             self._install_image(key, content, kernel_directory, {"kernel": kernel_facts, "initrd": facts})
@@ -174,14 +192,13 @@ class Store:
         self._make_current(key)
         return _image(self.images / key)
 
-    def _install_image(self, key: str, content: bytes, kernel_directory: Path | None, facts: dict[str, Any]) -> None:
+    def _install_image(self, key: str, content: bytes, kernel_directory: Path, facts: dict[str, Any]) -> None:
         self._work.mkdir(mode=0o700)
         try:
             image = self._work / "image"
             image.mkdir(mode=0o700)
             (image / INITRD).write_bytes(content)
-            if kernel_directory is not None:
-                os.link(kernel_directory / KERNEL, image / KERNEL)
+            os.link(kernel_directory / KERNEL, image / KERNEL)
             _write_manifest(image, **facts)
             _install(image, self.images / key)
         finally:
@@ -242,13 +259,6 @@ def _entries(directory: Path) -> list[Path]:
         return []
 
 
-def _kernel_facts(directory: Path | None) -> dict[str, Any]:
-    if directory is None:
-        return {"digest": "", "release": "", "size": 0, "source": "settings"}
-    facts: dict[str, Any] = read_manifest(str(directory / MANIFEST))["kernel"]
-    return facts
-
-
 def _write_manifest(directory: Path, **parts: Any) -> None:
     document = {"form": FORM, "built": int(time.time()), **parts}
     (directory / MANIFEST).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
@@ -283,7 +293,7 @@ def _is_intact(directory: Path) -> bool:
         manifest = read_manifest(str(directory / MANIFEST))
         for name, part in ((KERNEL, "kernel"), (INITRD, "initrd")):
             facts = manifest.get(part)
-            if facts and facts["digest"] and file_digest(str(directory / name)) != facts["digest"]:
+            if facts and file_digest(str(directory / name)) != facts["digest"]:
                 return False
     except (SandboxError, OSError, KeyError, TypeError):
         return False
