@@ -3,7 +3,8 @@
 //!
 //! Its one descriptor besides stdio is 3, a socket to the sandbox process: it writes the number of each signal that it
 //! gets, one byte each, and exits with the one byte that it is sent (`backends/pysandbox_microvm/proxy.py`). SIGKILL and
-//! SIGSTOP cannot be passed on: the end of the socket tells of the first, the second stops the proxy alone.
+//! SIGSTOP cannot be passed on: the end of the socket tells of the first, the second stops the proxy alone. A terminal
+//! is its descriptor 0, which is how it hears of a new size.
 #![cfg_attr(not(test), no_main)]
 #![deny(unsafe_code)]
 
@@ -35,6 +36,7 @@ fn run(_arguments: Strings, _environment: Strings) -> i32 {
 /// Pass signals on until there is an exit code.
 fn follow() -> Result<u8, Errno> {
     let socket = sys::adopt(SOCKET)?;
+    take_terminal();
     give_up_everything()?;
     let signals = sys::signal_descriptor(!bit(libc::SIGCHLD))?;
     loop {
@@ -52,6 +54,14 @@ fn follow() -> Result<u8, Errno> {
                 sys::send(socket.as_fd(), &[number], 0)?;
             }
         }
+    }
+}
+
+/// Lead a session whose terminal is the descriptor 0, if that is one: a change of its size is a SIGWINCH then, its end a
+/// SIGHUP, as for the process in the guest.
+fn take_terminal() {
+    if sys::setsid().is_ok() {
+        let _ = sys::set_controlling_terminal(sys::borrow(0));
     }
 }
 
