@@ -100,11 +100,13 @@ def _is_rust(program: Program) -> bool:
     raise Unavailable(f"{program.path}: is no virtiofsd that is known here (QEMU's of 7.2, or 1.x)")
 
 
-def arguments(server: Server, *, cache: str = DEFAULT_CACHE, threads: int = 0) -> list[str]:
+def arguments(server: Server, *, cache: str = DEFAULT_CACHE) -> list[str]:
     """Return virtiofsd's argv. Descriptor 3 is its listening socket. Raises InvalidArgument. Pure.
 
-    Extended attributes and POSIX ACLs are on, mounts in the tree are mounts to the guest, limits are left alone. With
-    `threads` requests of one queue are served by so many at a time.
+    Extended attributes are on, mounts in the tree are mounts to the guest, limits are left alone. POSIX ACLs are passed
+    on as attributes: the option for the guest to enforce them takes them away altogether where a mount of the tree is
+    one to the guest (Linux 6.1: its superblock lacks SB_POSIXACL), and two files must not look like one to it. No pool
+    of threads: with one, the C program of 7.2 ends at the first request.
     """
     if cache not in CACHES:
         raise InvalidArgument(f"backends.microvm.cache: {cache!r} is none of {', '.join(CACHES)}")
@@ -112,13 +114,12 @@ def arguments(server: Server, *, cache: str = DEFAULT_CACHE, threads: int = 0) -
         rust_cache = {"none": "never"}.get(cache, cache)
         return [
             server.program.path, "--fd=3", f"--shared-dir={SHARE}", "--sandbox=chroot", "--seccomp=kill",
-            f"--cache={rust_cache}", "--xattr", "--posix-acl", "--announce-submounts", "--inode-file-handles=never",
-            "--rlimit-nofile=0", "--log-level=error", f"--thread-pool-size={threads}",
+            f"--cache={rust_cache}", "--xattr", "--announce-submounts", "--inode-file-handles=never",
+            "--rlimit-nofile=0", "--log-level=error",
         ]  # fmt: skip
     return [
         server.program.path, "--fd=3", "-f", "-o", f"source={SHARE}", "-o", "sandbox=chroot", "-o", f"cache={cache}",
-        "-o", "xattr", "-o", "posix_acl", "-o", "announce_submounts", "-o", "log_level=err",
-        "--rlimit-nofile=0", f"--thread-pool-size={threads}",
+        "-o", "xattr", "-o", "announce_submounts", "-o", "log_level=err", "--rlimit-nofile=0",
     ]  # fmt: skip
 
 
@@ -156,7 +157,6 @@ class FileServer:
         server: Server,
         *,
         cache: str = DEFAULT_CACHE,
-        threads: int = 0,
         entrances: Mapping[str, str] | None = None,
     ) -> FileServer:
         """Start a file server for a tree; `entrances` lead into its cgroup, none mean ours.
@@ -164,7 +164,7 @@ class FileServer:
         Raises InvalidArgument, NotFound and FailedPrecondition for what the tree is to be made of, with the JSON path;
         ExecutorError, OSError and Unavailable for the rest. Nothing is left then.
         """
-        argv = arguments(server, cache=cache, threads=threads)
+        argv = arguments(server, cache=cache)
         jail = server_jail(server, tree, entrances)
         listener, socket = _connection()
         with contextlib.closing(listener), contextlib.ExitStack() as undo:
