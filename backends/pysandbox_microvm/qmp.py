@@ -10,6 +10,7 @@ every command has a deadline, and what it says is text for an error at most.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -38,6 +39,7 @@ COMMAND_TIMEOUT = 10.0
 #: Seconds for the library and for QEMU to be there, on a machine that has much else to do.
 CONNECT_TIMEOUT = 30.0
 _LONGEST_TEXT = 300
+_SHUT_RDWR = 2
 
 
 class QmpError(Unavailable):
@@ -59,7 +61,8 @@ class Client:
         self._connection = connection
         self._changed = threading.Condition()
         self._events: deque[Mapping[str, Any]] = deque(maxlen=_EVENTS_KEPT)
-        self._unanswered: set[str] = set()
+        self._unanswered: dict[str, str] = {}  # the command, by the id that it was sent with
+        self._ahead = 0
         self._failed: SandboxError | None = None
         self._ready = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -75,9 +78,10 @@ class Client:
 
     def first(self, command: str, **arguments: Any) -> None:
         """Send a command ahead, to be answered later: QEMU takes up to eight without an answer being read."""
-        name = f"first-{command}-{len(self._unanswered)}"
         with self._changed:
-            self._unanswered.add(name)
+            self._ahead += 1
+            name = f"ahead{self._ahead}"
+            self._unanswered[name] = command
         message = {"execute": command, "arguments": arguments, "id": name}
         try:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
@@ -97,22 +101,28 @@ class Client:
         Raises QmpError where QEMU refuses it, Unavailable where QEMU is gone, DeadlineExceeded.
         """
         import asyncio
-        from concurrent.futures import TimeoutError as Late
 
         self.wait_ready(time.monotonic() + CONNECT_TIMEOUT)
         assert self._loop is not None
-        future = asyncio.run_coroutine_threadsafe(self._execute(command, arguments, descriptor), self._loop)
+        work = self._execute(command, arguments, descriptor)
         try:
-            return future.result(timeout)
-        except Late:
-            future.cancel()
-            raise DeadlineExceeded(f"qemu has not answered {command} for {timeout:g} s") from None
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # the loop has been closed meanwhile
+            work.close()
+            raise self._failed or Unavailable(f"qemu: {command}: the connection was closed") from None
+        future.add_done_callback(lambda _: self._notify())
+        deadline = time.monotonic() + timeout
+        try:
+            self._wait(lambda: future.done() or None, deadline, f"qemu has not answered {command} for {timeout:g} s")
+            return future.result()
         except asyncio.CancelledError:
             raise self._failed or Unavailable(f"qemu: {command}: the connection was closed") from None
+        finally:
+            future.cancel()
 
     def wait_ready(self, deadline: float) -> None:
         """Wait until commands can be given. Raises DeadlineExceeded, Unavailable."""
-        self._wait(lambda: self._ready or None, deadline, "qemu has not opened its monitor")
+        self._wait(lambda: (self._ready and self._failed is None) or None, deadline, "qemu has not opened its monitor")
 
     def wait_answers(self, deadline: float) -> None:
         """Wait until all that was sent ahead has been answered. Raises QmpError, DeadlineExceeded, Unavailable."""
@@ -142,11 +152,11 @@ class Client:
         self._fail(Unavailable("qemu: the connection was closed"))
         with self._changed:
             loop = self._loop
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(_SHUT_RDWR)  # the library waits for a greeting for as long as it takes
         if loop is not None:
-            try:
-                loop.call_soon_threadsafe(self._cancel)
-            except RuntimeError:
-                pass  # the loop has ended by itself
+            with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+                loop.call_soon_threadsafe(self._stopped.set)
         if self._thread.ident is not None:
             self._thread.join(CONNECT_TIMEOUT)
         self._connection.close()
@@ -170,6 +180,10 @@ class Client:
                 self._events.remove(event)
                 return event
         return None
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _fail(self, error: SandboxError) -> None:
         with self._changed:
@@ -219,9 +233,6 @@ class Client:
         except Exception:  # noqa: BLE001, S110 (how the connection ended is of no interest any more)
             pass
 
-    def _cancel(self) -> None:
-        self._stopped.set()
-
     async def _execute(self, command: str, arguments: Mapping[str, object] | None, descriptor: int | None) -> Any:
         from qemu.qmp import ExecuteError, QMPError
 
@@ -246,10 +257,10 @@ class Client:
                 self._changed.notify_all()
         elif (name := message.get("id")) in self._unanswered:
             with self._changed:
-                self._unanswered.discard(str(name))
+                command = self._unanswered.pop(str(name))
                 self._changed.notify_all()
             if isinstance(error := message.get("error"), dict):
-                self._fail(QmpError(str(name).split("-", 1)[1], str(error.get("class")), str(error.get("desc"))))
+                self._fail(QmpError(command, str(error.get("class")), str(error.get("desc"))))
 
 
 def _library(received: Callable[[Message], None]) -> QMPClient:

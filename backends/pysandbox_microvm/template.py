@@ -156,8 +156,9 @@ def hardware_document(hardware: Hardware) -> dict[str, Any]:
     """Return what a template's list shows of a machine."""
     return {
         "vcpus": hardware.vcpus,
-        "memory": hardware.memory,
+        "memory_size": hardware.memory,
         "accelerator": hardware.accelerator,
+        "root_ports": hardware.root_ports,
         "root_disk": hardware.root_disk,
     }
 
