@@ -60,8 +60,8 @@ def archive(entries: Iterable[Entry]) -> bytes:
 
 
 def _check(entry: Entry, known: set[str]) -> None:
-    parent, _, name = entry.path.rpartition("/")
-    if name in ("", ".", "..", _TRAILER) or "\0" in entry.path or entry.path in known:
+    parent, slash, name = entry.path.rpartition("/")
+    if name in ("", ".", "..", _TRAILER) or "\0" in entry.path or entry.path in known or (slash and not parent):
         raise ValueError(f"{entry.path!r}: no name for a file of an initrd, or one that is taken")
     if parent not in known:
         raise ValueError(f"{entry.path!r}: its directory has to come first")

@@ -18,9 +18,8 @@ def unpacked(archive: bytes, directory: Path) -> None:
     subprocess.run(argv, input=archive, cwd=directory, check=True, capture_output=True)
 
 
-@requires.root
 def test_another_program_unpacks_what_was_packed(tmp_path: Path) -> None:
-    requires.program("cpio")
+    requires("root", "command cpio")
     unpacked(initrd.archive(store.entries(PROGRAMS)), tmp_path)
     assert (tmp_path / "init").read_bytes() == PROGRAMS["pysandbox-agent"]
     assert (tmp_path / "sbin/pysandbox-executor").read_bytes() == PROGRAMS["pysandbox-executor"]
