@@ -84,7 +84,8 @@ class Jail:
 
     `binds` and `links` (destination → target) make its root. `opened` and `attached` are plan operations that bring in
     further mounts: `opened` runs outside with the host's paths, `attached` once the root is there. `limits` are
-    (RLIMIT_*, value) for soft and hard limit. `whole_procfs` shows more of /proc than processes. `seccomp` is a filter in the executor's form, empty for none.
+    (RLIMIT_*, value) for soft and hard limit. `whole_procfs` shows more of /proc than processes. `seccomp` is a filter
+    in the executor's form, empty for none.
     `entrances` lead into a cgroup (`Cgroup.entrances`); without any the process stays in its parent's.
     """
 
