@@ -19,6 +19,8 @@ pub struct Executor {
     pub trees: Vec<String>,
     /// User namespaces that `id_map_mount` made, by their maps.
     pub mapped: Vec<(Vec<IdMap>, Vec<IdMap>, OwnedFd)>,
+    /// Where the last operation made a device or a link, if it did: the path in the container and the directory.
+    pub directory: Option<(String, OwnedFd)>,
     /// Namespace files of consecutive `join` operations, opened before the first of them was joined.
     pub joins: Vec<(i32, OwnedFd)>,
     /// The kinds of namespaces that `unshare` made, as `CLONE_NEW*` flags.
@@ -55,6 +57,7 @@ impl Executor {
             attached: BTreeSet::new(),
             trees: Vec::new(),
             mapped: Vec::new(),
+            directory: None,
             joins: Vec::new(),
             made: 0,
             time_offsets: None,
@@ -94,6 +97,12 @@ impl Executor {
             self.index = index;
             if self.plan.trace {
                 self.trace(index, operation);
+            }
+            if !matches!(
+                operation,
+                Operation::MakeDevice { .. } | Operation::MakeLink { .. }
+            ) {
+                self.directory = None;
             }
             self.run_one(operation, &operations[index..])?;
         }

@@ -354,7 +354,9 @@ pub struct Plan {
 impl Plan {
     /// Read a plan; the error names the operation and the argument that is wrong.
     pub fn parse(json: &[u8]) -> Result<Plan, String> {
-        serde_json::from_slice(json).map_err(|error| {
+        // All at once: text by text it would take longer.
+        let json = std::str::from_utf8(json).map_err(|error| error.to_string())?;
+        serde_json::from_str(json).map_err(|error| {
             let text = error.to_string();
             // A plan is one line, and who wrote it is a program.
             let place = text.rfind(" at line ").unwrap_or(text.len());

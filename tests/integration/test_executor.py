@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import base64
+import errno
 import fcntl
 import json
 import os
@@ -627,6 +628,20 @@ def test_devices_have_the_mode_and_owner_asked_for(rootfs: Path, tmp_path: Path)
     assert out.splitlines() == ["character special file 642 3 4 1:5", "fifo 600 0 0 0:0"]
 
 
+def test_a_device_after_a_mount_over_its_directory_lies_in_the_mount(rootfs: Path, tmp_path: Path) -> None:
+    tmpfs = op.mount_filesystem("tmpfs", "tmpfs", "/dev", options=[("mode", "755")])
+    devices = [op.make_device(f"/dev/{name}", "c", 1, number, 0o666, 0, 0) for name, number in (("a", 3), ("b", 5))]
+    inside = [tmpfs, devices[0], tmpfs, devices[1], op.make_link("/dev/c", "b")]
+    assert run(container(rootfs, inside, "echo /dev/*"), tmp_path / "out") == "/dev/b /dev/c\n"
+
+
+def test_devices_lie_each_in_its_own_directory(rootfs: Path, tmp_path: Path) -> None:
+    places = ["/dev/a", "/dev/x/a", "/dev/x/b", "/dev/b"]
+    inside = [op.make_device(place, "c", 1, 3, 0o666, 0, 0) for place in places]
+    made = run(container(rootfs, inside, "find /dev -type c"), tmp_path / "out")
+    assert sorted(made.split()) == sorted(places)
+
+
 def test_a_file_in_a_devices_place_is_refused(rootfs: Path, tmp_path: Path) -> None:
     (rootfs / "dev").mkdir(exist_ok=True)
     (rootfs / "dev/null").unlink(missing_ok=True)
@@ -784,6 +799,16 @@ def test_ambient_capabilities_survive_the_change_of_user(rootfs: Path, tmp_path:
     found = status(process(rootfs, tmp_path, credentials(7, 7, [], mask, inheritable=mask, ambient=mask)))
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(found[name], 16) == mask, name
+
+
+def test_without_the_right_to_drop_capabilities_there_must_be_none_to_drop(rootfs: Path, tmp_path: Path) -> None:
+    two, one = 0b11, 0b01
+    powerless = credentials(groups=None, bounding=two)
+    same = status(process(rootfs, tmp_path, powerless, credentials(groups=None, bounding=two)))
+    assert int(same["CapBnd"], 16) == two
+    fewer = [*beginning(rootfs), op.pivot_root(), powerless, credentials(groups=None, bounding=one), *ending("true")]
+    error = fail(fewer, tmp_path / "out")
+    assert (error.op, error.path, error.errno) == ("credentials", "PR_CAPBSET_DROP", errno.EPERM)
 
 
 def test_an_id_that_means_leave_it_is_refused(rootfs: Path, tmp_path: Path) -> None:

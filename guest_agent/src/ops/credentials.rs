@@ -74,14 +74,15 @@ pub fn credentials(executor: &mut Executor, operation: &Operation) -> Outcome {
 
 /// Drop from the bounding set all that this kernel knows and the mask does not hold.
 fn drop_bounding(kept: u64) -> Outcome {
-    for capability in 0..64 {
+    for capability in (0..64).filter(|capability| kept >> capability & 1 == 0) {
+        let Err(errno) = sys::bounding_drop(capability) else {
+            continue;
+        };
         match sys::bounding_has(capability) {
-            Ok(true) if kept >> capability & 1 == 0 => {
-                sys::bounding_drop(capability).at("prctl", "PR_CAPBSET_DROP")?
-            }
-            Ok(_) => {}
+            // Whoever may drop none need not drop what is not there.
+            Ok(false) => {}
             Err(Errno(libc::EINVAL)) => break,
-            Err(errno) => return Err(errno).at("prctl", "PR_CAPBSET_READ"),
+            _ => return Err(errno).at("prctl", "PR_CAPBSET_DROP"),
         }
     }
     Ok(())

@@ -7,15 +7,23 @@ use crate::plan::Text;
 use crate::report::{Context, Failure, Outcome};
 use crate::sys::{self, Errno};
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
-/// The directory that a path lies in, made if missing, and the path's last component.
-fn directory_of(executor: &Executor, path: &str) -> Outcome<(OwnedFd, CString)> {
+/// The directory that a path lies in, made if missing, and the path's last component. Of devices and links in a row
+/// that lie in the same one, only the first looks for it: nothing was mounted since.
+fn directory_of<'a>(executor: &'a mut Executor, path: &str) -> Outcome<(BorrowedFd<'a>, CString)> {
     let (directory, name) = paths::split(path)?;
-    let root = executor.slots.get("root")?;
-    let directory =
-        paths::resolve_or_make(root, &directory, Links::Refuse, Make::Directory, 0o755)?;
-    Ok((directory, name))
+    let kept = executor.directory.take().filter(|kept| kept.0 == directory);
+    let kept = match kept {
+        Some(kept) => kept,
+        None => {
+            let root = executor.slots.get("root")?;
+            let found =
+                paths::resolve_or_make(root, &directory, Links::Refuse, Make::Directory, 0o755)?;
+            (directory, found)
+        }
+    };
+    Ok((executor.directory.insert(kept).1.as_fd(), name))
 }
 
 pub fn device_kind(kind: &Text, path: &str) -> Outcome<u32> {
@@ -31,7 +39,7 @@ pub fn device_kind(kind: &Text, path: &str) -> Outcome<u32> {
 }
 
 pub fn make_device(
-    executor: &Executor,
+    executor: &mut Executor,
     path: &Text,
     kind: &Text,
     (major, minor): (u32, u32),
@@ -45,7 +53,6 @@ pub fn make_device(
         libc::S_IFIFO => 0,
         _ => libc::makedev(major, minor),
     };
-    let directory = directory.as_fd();
     match sys::mknodat(directory, &name, kind | (mode & 0o7777), device) {
         Ok(()) => sys::fchownat(directory, &name, uid, gid).at("fchownat", path),
         Err(Errno(libc::EEXIST)) => keep_device(directory, &name, kind, device, path),
@@ -67,10 +74,9 @@ fn keep_device(directory: BorrowedFd, name: &CStr, kind: u32, device: u64, path:
     ))
 }
 
-pub fn make_link(executor: &Executor, path: &Text, target: &Text, replace: bool) -> Outcome {
+pub fn make_link(executor: &mut Executor, path: &Text, target: &Text, replace: bool) -> Outcome {
     let path = path.as_str();
     let (directory, name) = directory_of(executor, path)?;
-    let directory = directory.as_fd();
     match sys::symlinkat(target.as_c(), directory, &name) {
         Err(Errno(libc::EEXIST)) if replace => {
             remove(directory, &name).at("unlinkat", path)?;

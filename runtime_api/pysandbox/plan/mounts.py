@@ -412,8 +412,6 @@ def _cgroup1(
 
 def _cgroup_bind(steps: Steps, slot: str, target: str, options: ParsedOptions, hierarchy: CgroupMount) -> None:
     steps.outer.append(op.open_tree(slot, hierarchy.source, recursive=False))
-    steps.outer.append(op.set_attributes(slot, propagation=mo.MS_SLAVE))
-    if options.set_attributes:
-        set_, clear = _whole_atime(options.set_attributes, 0)
-        steps.outer.append(op.set_attributes(slot, set=set_, clear=clear))
+    set_, clear = _whole_atime(options.set_attributes, 0)
+    steps.outer.append(op.set_attributes(slot, set=set_, clear=clear, propagation=mo.MS_SLAVE))
     steps.inner.append(op.mount_bind(slot, target))

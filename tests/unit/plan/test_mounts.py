@@ -332,11 +332,9 @@ CGROUP = {"destination": "/cg", "type": "cgroup", "source": "cgroup", "options":
 def test_cgroup_v1_is_a_tmpfs_with_a_bind_for_each_hierarchy() -> None:
     assert outer(CGROUP, cgroup_mounts=lambda: HIERARCHIES) == [
         "open_tree slot=mount0_0 path=/cg/cpu/x",
-        "set_attributes slot=mount0_0 propagation=MS_SLAVE",
-        "set_attributes slot=mount0_0 set=MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID",
+        "set_attributes slot=mount0_0 set=MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID propagation=MS_SLAVE",
         "open_tree slot=mount0_1 path=/cg/systemd/x",
-        "set_attributes slot=mount0_1 propagation=MS_SLAVE",
-        "set_attributes slot=mount0_1 set=MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID",
+        "set_attributes slot=mount0_1 set=MOUNT_ATTR_RDONLY|MOUNT_ATTR_NOSUID propagation=MS_SLAVE",
     ]
     assert inner(CGROUP, cgroup_mounts=lambda: HIERARCHIES) == [
         (
