@@ -1,0 +1,163 @@
+"""Images and block devices of the host that become disks of a machine.
+
+A container's root that is a regular file or a block device, instead of a directory, is an image; so is a mount of the
+spec of type ext4, erofs or squashfs with the option `loop`. The host never reads a file system in it: that is for the
+guest's kernel, which is the container's own. The host opens it, once, and hands QEMU the descriptor with the format
+named (`raw`): an image whose content looks like a qcow2 header, which may name any file of the host, stays an image.
+
+Who writes to an image has it alone, who reads it shares it with readers: an open-file-description lock (fcntl(2)) that
+lasts as long as the descriptor, which is as long as the machine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+
+from pysandbox.errors import FailedPrecondition, InvalidArgument, NotFound
+from pysandbox.record import dataclass
+from pysandbox_microvm.tree import images, rootfs_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pysandbox.oci.types import Spec
+
+#: Where each file system has its magic number: kind, offset, bytes (include/uapi/linux/magic.h and each one's header).
+_MAGIC = (("squashfs", 0, b"hsqs"), ("erofs", 1024, b"\xe2\xe1\xf5\xe0"), ("ext4", 1080, b"\x53\xef"))
+#: File systems that have no other way.
+_ALWAYS_READ_ONLY = frozenset(("squashfs", "erofs"))
+#: A disk's serial number has room for 20 bytes (virtio 1.1, 5.2.6.1).
+_LONGEST_SERIAL = 20
+_SECTOR = 512
+_SEEK_SET = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Volume:
+    """One image: where the spec asks for it, its path on the host, the kind of file system, how it is opened.
+
+    `name` is the guest's name for it, and the disk's serial number; `kind` "" is found out by `open_volume`.
+    """
+
+    where: str
+    name: str
+    source: str
+    kind: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open image: a raw one in a file, or with `device` a block device. The descriptor is the owner's to close."""
+
+    descriptor: int
+    kind: str
+    read_only: bool
+    device: bool
+
+
+def root_volume(spec: Spec, bundle: str, storage: str) -> Volume | None:
+    """Return the container's root as an image; None where it is a directory, or nothing that there is.
+
+    `storage` is the container's name in its guest. A root that the spec wants read-only is opened so: what is to be
+    mounted in it has its mount points there already.
+    """
+    path = rootfs_path(spec, bundle)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None  # who opens it says why
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        return None
+    read_only = bool(spec["root"].get("readonly"))
+    return Volume(where="root.path", name=_name(storage, "root"), source=path, kind="", read_only=read_only)
+
+
+def mount_volumes(spec: Spec, bundle: str, storage: str) -> Mapping[int, Volume]:
+    """Return the mounts of the spec that are images, by their number. Pure."""
+    return {
+        image.index: Volume(
+            where=f"mounts[{image.index}].source",
+            name=_name(storage, f"m{image.index}"),
+            source=image.source,
+            kind=image.kind,
+            read_only=image.read_only,
+        )
+        for image in images(spec, bundle)
+    }
+
+
+def _name(storage: str, what: str) -> str:
+    name = f"{storage}-{what}"
+    if len(name) > _LONGEST_SERIAL:
+        raise InvalidArgument(f"{name}: longer than the {_LONGEST_SERIAL} bytes of a disk's serial number")
+    return name
+
+
+def open_volume(volume: Volume) -> Opened:
+    """Open an image and lock it. Raises NotFound, InvalidArgument, FailedPrecondition, OSError; the path is the spec's.
+
+    A FIFO or a device of another kind is looked at and never opened: that could wait, or do something.
+    """
+    try:
+        place = os.open(volume.source, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFound(f"{volume.where}: {volume.source}: no such file or directory") from None
+    try:
+        mode = os.fstat(place).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise InvalidArgument(f"{volume.where}: {volume.source}: is neither an image in a file nor a block device")
+        return _open(volume, f"/proc/self/fd/{place}", device=stat.S_ISBLK(mode))
+    finally:
+        os.close(place)
+
+
+def _open(volume: Volume, path: str, *, device: bool) -> Opened:
+    """Open for reading, see what it is, and open for writing only what can be written."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check_size(volume, descriptor)
+        kind = volume.kind or kind_of(descriptor)
+        if not kind:
+            raise InvalidArgument(f"{volume.where}: {volume.source}: holds no file system of a guest's (ext4, erofs)")
+        read_only = volume.read_only or kind in _ALWAYS_READ_ONLY
+        if not read_only:
+            os.close(descriptor)
+            descriptor = -1
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        _lock(volume, descriptor, read_only=read_only)
+        return Opened(descriptor, kind, read_only, device)
+    except BaseException:
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise
+
+
+def kind_of(descriptor: int) -> str:
+    """Return which file system an image holds, by its magic number alone; "" for none of ours."""
+    for kind, offset, magic in _MAGIC:
+        if os.pread(descriptor, len(magic), offset) == magic:
+            return kind
+    return ""
+
+
+def _check_size(volume: Volume, descriptor: int) -> None:
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    if size == 0 or size % _SECTOR:
+        raise InvalidArgument(f"{volume.where}: {volume.source}: {size} bytes are no disk: not a multiple of {_SECTOR}")
+
+
+def _lock(volume: Volume, descriptor: int, *, read_only: bool) -> None:
+    """Hold the image against those who would write to it, or, to write, against all; length 0 is the whole file."""
+    kind = fcntl.F_RDLCK if read_only else fcntl.F_WRLCK
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, _SEEK_SET, 0, 0, 0))
+    except (BlockingIOError, PermissionError):
+        raise FailedPrecondition(
+            f"{volume.where}: {volume.source}: is in use by another machine, and "
+            + ("written to there" if read_only else "not to be shared with one that writes")
+        ) from None
