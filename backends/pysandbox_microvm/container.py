@@ -17,6 +17,7 @@ from pysandbox.cgroup.oom import OomWatch
 from pysandbox.errors import DeadlineExceeded, FailedPrecondition, NotFound, SandboxError
 from pysandbox.linux import is_alive, start_time
 from pysandbox_microvm import service
+from pysandbox_microvm.netns import forget_network
 from pysandbox_microvm.place import Place
 
 TYPE_CHECKING = False
@@ -59,6 +60,7 @@ class MicrovmContainer(Container):
         self._cgroup = cgroup
         self._place = Place.load(memory["place"])
         self._overhead: int = memory["overhead"]
+        self._network: str = memory.get("network", "")
         self._warn = warn
         self._reaped = False
         self._execs: dict[str, tuple[int, int]] = {}  # exec id → pid of its proxy, start time
@@ -139,6 +141,7 @@ class MicrovmContainer(Container):
             with contextlib.suppress(ChildProcessError):
                 current().reap(self.init.pid)
         self._cgroup.remove()
+        forget_network(self._network)
 
     # -- what it does meanwhile ----------------------------------------------------------------------------------------
 
