@@ -21,7 +21,7 @@ from pysandbox.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
     from typing import IO, Protocol
 
     class Progress(Protocol):
@@ -165,8 +165,9 @@ def build(source: Source, fragment: Fragment, work: Path, jobs: int, progress: P
         progress.step("configuring")
         _configure(fragment, tree, objects, work, log)
         progress.step(f"compiling the kernel ({jobs} at a time)")
-        for done, _ in enumerate(_lines([*_make(objects), f"-j{jobs}", "vmlinux"], tree, log)):
-            progress.share(done, LINES)
+        with contextlib.closing(_lines([*_make(objects), f"-j{jobs}", "vmlinux"], tree, log)) as lines:
+            for done, _ in enumerate(lines):
+                progress.share(done, LINES)
         _run(["strip", "--strip-all", "-o", str(result / "vmlinux"), str(objects / "vmlinux")], tree, log)
     shutil.copy(objects / ".config", result / "config")
     shutil.copy(objects / "System.map", result / "System.map")
@@ -213,7 +214,7 @@ def _run(argv: Sequence[str], directory: Path, log: IO[bytes]) -> None:
         pass
 
 
-def _lines(argv: Sequence[str], directory: Path, log: IO[bytes]) -> Iterator[str]:
+def _lines(argv: Sequence[str], directory: Path, log: IO[bytes]) -> Generator[str]:
     """Run a program in a process group of its own and yield the lines it prints; end the group if we are ended."""
     last: deque[str] = deque(maxlen=_TAIL)
     process = subprocess.Popen(
