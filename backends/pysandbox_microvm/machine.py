@@ -27,6 +27,7 @@ from pysandbox_microvm.arguments import (
 )
 from pysandbox_microvm.child import Child, launch
 from pysandbox_microvm.console import panic, tail
+from pysandbox_microvm.memory import new_memory
 from pysandbox_microvm.qmp import Client
 from pysandbox_microvm.size import MIB, Size
 
@@ -49,7 +50,6 @@ UNPLUG_TIMEOUT = 20.0
 #: Bytes that a pipe holds for us without anybody reading: a template's state goes into one whole.
 LONGEST_STATE = 1024 * 1024
 _F_SETPIPE_SZ = 1031
-_MFD_EXEC = 0x10  # linux/memfd.h: mode 0777 as before Linux 6.3, for QEMU's own user opens it once more
 #: Seconds in which the end of a process is seen after its sockets have been closed.
 _LATE = 0.5
 #: Of devices that could also be as before virtio 1.0; a file system cannot.
@@ -91,6 +91,7 @@ class Machine:
         self._watchers: list[Callable[[], None]] = []
         self._child: Child | None = None
         self._qmp: Client | None = None
+        self._agent: Agent | None = None
 
     @classmethod
     def start(
@@ -115,14 +116,16 @@ class Machine:
             with contextlib.ExitStack() as theirs:
                 places = machine._open_channels(theirs)
                 places |= _open_inputs(theirs, image, hardware, template, disk)
-                shared = PRIVATE if _is_private(template, disk) else SHARED
+                mapping = PRIVATE if _maps_template(template, disk) else SHARED
                 argv = arguments(
-                    hardware, command_line, qemu=qemu, memory=shared, incoming=template is not None, disk=disk
+                    hardware, command_line, qemu=qemu, memory=mapping, incoming=template is not None, disk=disk
                 )
                 machine.memory = fcntl.fcntl(places[Place.MEMORY], fcntl.F_DUPFD_CLOEXEC, 3)
                 machine._spawn(jail, argv, places)
-                if template is not None and shared is SHARED:
-                    template.copy_memory(places[Place.MEMORY])
+                if template is not None and mapping == SHARED:
+                    template.copy_memory(machine.memory)
+                elif template is not None:
+                    template.offer_memory(machine.memory)
             if template is not None:
                 machine._restore()
         except BaseException as error:
@@ -174,7 +177,8 @@ class Machine:
         from pysandbox_microvm.agent import Agent
 
         try:
-            return Agent(self.agent, patience)
+            self._agent = Agent(self.agent, patience)
+            return self._agent
         except SandboxError as error:
             raise self._explained(error) from error
 
@@ -197,6 +201,8 @@ class Machine:
         finally:
             if qmp is not None:
                 qmp.close()
+            if self._agent is not None:
+                self._agent.close()
             if hasattr(self, "agent"):
                 self.agent.close()
             with self._lock:
@@ -510,11 +516,6 @@ def _opened(theirs: contextlib.ExitStack, path: str) -> int:
     return descriptor
 
 
-def _is_private(template: Template | None, disk: Disk | None) -> bool:
-    """Say whether a machine maps its template's own memory: where there is no file server to share it with."""
-    return template is not None and disk is not None and template.is_mappable()
-
-
 def _open_inputs(
     theirs: contextlib.ExitStack, image: Image, hardware: Hardware, template: Template | None, disk: Disk | None
 ) -> dict[int, int]:
@@ -527,25 +528,18 @@ def _open_inputs(
     else:  # QEMU reads both, and the guest neither: what it boots from is in the memory, and it cannot reset
         places = {Place.KERNEL: _opened(theirs, image.kernel), Place.INITRD: _opened(theirs, image.initrd)}
         places[Place.STATE] = _pipe_with(theirs, template.state())
-    if template is not None and _is_private(template, disk):
-        places[Place.MEMORY] = template.open_memory()
-        theirs.callback(os.close, places[Place.MEMORY])
-    else:
-        places[Place.MEMORY] = _memory(theirs, hardware.memory)
+    private = _maps_template(template, disk)
+    memory = template.share_memory() if template is not None and private else new_memory(hardware.memory)
+    theirs.callback(os.close, memory)
+    places[Place.MEMORY] = memory
     if disk is not None:
         places[Place.DISK] = disk.descriptor
     return places
 
 
-def _memory(theirs: contextlib.ExitStack, size: int) -> int:
-    """Return the machine's memory: empty, and backed only where something is written."""
-    try:
-        descriptor = os.memfd_create("pysandbox-memory", os.MFD_CLOEXEC | _MFD_EXEC)
-    except OSError:  # before Linux 6.3
-        descriptor = os.memfd_create("pysandbox-memory", os.MFD_CLOEXEC)
-    theirs.callback(os.close, descriptor)
-    os.ftruncate(descriptor, size)
-    return descriptor
+def _maps_template(template: Template | None, disk: Disk | None) -> bool:
+    """Say whether a machine maps its template's memory: where no file server has to see what it writes."""
+    return template is not None and disk is not None
 
 
 def _pipe_with(theirs: contextlib.ExitStack, data: bytes) -> int:

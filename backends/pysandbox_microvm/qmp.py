@@ -101,6 +101,7 @@ class Client:
         Raises QmpError where QEMU refuses it, Unavailable where QEMU is gone, DeadlineExceeded.
         """
         import asyncio
+        from concurrent.futures import CancelledError
 
         self.wait_ready(time.monotonic() + CONNECT_TIMEOUT)
         assert self._loop is not None
@@ -115,7 +116,7 @@ class Client:
         try:
             self._wait(lambda: future.done() or None, deadline, f"qemu has not answered {command} for {timeout:g} s")
             return future.result()
-        except asyncio.CancelledError:
+        except (CancelledError, asyncio.CancelledError):
             raise self._failed or Unavailable(f"qemu: {command}: the connection was closed") from None
         finally:
             future.cancel()

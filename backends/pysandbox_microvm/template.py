@@ -15,7 +15,6 @@ agent is given another (docs/security.md).
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -25,6 +24,7 @@ import time
 from pysandbox.errors import DeadlineExceeded, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from pysandbox.record import dataclass
 from pysandbox_microvm.accelerator import boot_id
+from pysandbox_microvm.memory import copy_sparse, copy_without_zeros, is_offered, offer, offered, sealed_copy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 #: Of the files and of what makes the key.
 FORM = 1
 MEMORY, STATE, MANIFEST = "memory", "state", "manifest.json"
+#: Where a copy of the memory is found that clones map: memory.py.
+NOTE = "shared"
 _LOCK = "lock"
 _NEW = ".new-"
 #: Templates kept; beyond that those that were used longest ago go.
@@ -45,8 +47,6 @@ MOST_TEMPLATES = 16
 LOCK_TIMEOUT = 60.0
 #: Seconds for QEMU to write a state of some hundred kilobytes.
 SAVE_TIMEOUT = 20.0
-#: Memory that is nothing but zeros in so many bytes is a hole.
-_BLOCK = 64 * 1024
 _LARGEST_STATE = 1024 * 1024
 _LARGEST_MANIFEST = 64 * 1024
 
@@ -71,21 +71,22 @@ class Template:
     def copy_memory(self, memory: int) -> None:
         """Write the saved memory into an empty file: only what is no hole."""
         with self._open(MEMORY) as file:
-            for start, end in _extents(file.fileno()):
-                place = os.lseek(memory, start, os.SEEK_SET)
-                while place < end:
-                    if not (sent := os.sendfile(memory, file.fileno(), place, end - place)):
-                        raise OSError(errno.EIO, os.strerror(errno.EIO), f"{self.directory}/{MEMORY}")
-                    place += sent
+            copy_sparse(file.fileno(), memory)
 
-    def is_mappable(self) -> bool:
-        """Say whether QEMU can map the saved memory itself, privately, without being able to write to it."""
-        return False
-
-    def open_memory(self) -> int:
-        """Return the saved memory, open for reading."""
+    def share_memory(self) -> int:
+        """Return a copy of the saved memory that nobody can write to: another clone's, or one of our own."""
         with self._open(MEMORY) as file:
-            return os.dup(file.fileno())
+            found = offered(self._note, os.fstat(file.fileno()).st_size)
+            return found if found is not None else sealed_copy(file.fileno())
+
+    def offer_memory(self, descriptor: int) -> None:
+        """Let later clones have what `share_memory` returned, for as long as this process has it open."""
+        if not is_offered(self._note):
+            offer(self._note, descriptor)
+
+    @property
+    def _note(self) -> str:
+        return os.path.join(self.directory, NOTE)
 
     def _open(self, name: str) -> BinaryIO:
         """Open a file that is as its manifest says."""
@@ -178,7 +179,7 @@ def _make(directory: str, key: str, make: Callable[[], Machine]) -> Template:
                 "created": round(time.time()),
                 **hardware_document(machine.hardware),
                 STATE: _write(os.path.join(new, STATE), lambda file: _write_all(file, state)),
-                MEMORY: _write(os.path.join(new, MEMORY), lambda file: _write_sparse(file, machine.memory)),
+                MEMORY: _write(os.path.join(new, MEMORY), lambda file: copy_without_zeros(machine.memory, file)),
             }
         _write(os.path.join(new, MANIFEST), lambda file: _write_all(file, json.dumps(manifest).encode()))
         path = os.path.join(directory, key)
@@ -206,31 +207,6 @@ def _write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-
-
-def _write_sparse(descriptor: int, memory: int) -> None:
-    zeros = bytes(_BLOCK)
-    os.ftruncate(descriptor, os.fstat(memory).st_size)
-    for start, end in _extents(memory):
-        for place in range(start - start % _BLOCK, end, _BLOCK):
-            data = os.pread(memory, _BLOCK, place)
-            if data != zeros[: len(data)]:
-                os.lseek(descriptor, place, os.SEEK_SET)
-                _write_all(descriptor, data)
-
-
-def _extents(descriptor: int) -> Iterator[tuple[int, int]]:
-    """Yield where a file has data: SEEK_DATA and SEEK_HOLE of lseek(2)."""
-    end = 0
-    while True:
-        try:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return
-        end = os.lseek(descriptor, start, os.SEEK_HOLE)
-        yield start, end
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------
@@ -316,7 +292,7 @@ def _sweep(directory: str, keep: int) -> None:
 
 def _remove(path: str) -> None:
     """Remove a template's directory, where there is one: its manifest first, so that nobody takes it for whole."""
-    for name in (MANIFEST, STATE, MEMORY):
+    for name in (MANIFEST, STATE, MEMORY, *_notes(path)):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(os.path.join(path, name))
     try:
@@ -325,3 +301,10 @@ def _remove(path: str) -> None:
         pass
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror}: not made by pysandbox") from error
+
+
+def _notes(path: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(path) if name.startswith(NOTE)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -194,10 +194,10 @@ def test_a_machine_that_does_not_start_leaves_nothing(templates):
 
 
 def test_a_full_disk_leaves_nothing_and_is_named(templates, monkeypatch):
-    def full(descriptor: int, memory: int) -> None:
+    def full(source: int, target: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(template, "_write_sparse", full)
+    monkeypatch.setattr(template, "copy_without_zeros", full)
     with pytest.raises(OSError, match="No space left on device") as caught:
         provide_template(templates, KEY, FakeMachine)
     assert caught.value.filename.endswith("/memory")
