@@ -1,8 +1,9 @@
 """Runtime options: what a client of containerd asks for beyond the task itself.
 
 `runtimeoptions.v1.Options` names a settings file, or has the settings: CRI sends the table `options` of a runtime as
-TOML, which is laid over /etc/pysandbox/config.toml. `containerd.runc.v1.Options` come from clients that think of runc.
-Others are for another runtime, and ignored with a line in the log.
+TOML, which is laid over /etc/pysandbox/config.toml. `containerd.runc.v1.Options` come from clients that think of runc;
+containerd's default handler has their names in its table, whatever its `runtime_type`. Options of other types are for
+another runtime, and ignored with a line in the log.
 """
 
 from __future__ import annotations
@@ -18,12 +19,33 @@ from pysandbox.ttrpc.message import DecodeError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from pysandbox.config import Config
     from pysandbox.ttrpc.messages.wellknown import Any as AnyMessage
 
 #: What errors call settings that come with the request.
 _BODY = "runtime options"
+
+#: Names of `containerd.runc.v1.Options` in a runtime's table (containerd's default configuration writes them all out).
+_RUNC_NAMES = {
+    "NoPivotRoot": "no_pivot_root",
+    "NoNewKeyring": "no_new_keyring",
+    "ShimCgroup": "shim_cgroup",
+    "IoUid": "io_uid",
+    "IoGid": "io_gid",
+    "SystemdCgroup": "systemd_cgroup",
+    "BinaryName": "binary_name",
+    "Root": "root",
+    "CriuPath": "criu_path",
+    "CriuImagePath": "criu_image_path",
+    "CriuWorkPath": "criu_work_path",
+    "TaskApiAddress": "task_api_address",
+    "TaskApiVersion": "task_api_version",
+}
+#: Those that have no meaning here: they say where runc, its state and CRIU are.
+_IN_VAIN = ("BinaryName", "Root", "CriuPath", "CriuImagePath", "CriuWorkPath")
+_SAID = {bool: "true or false", str: "a string", int: "a number below 2^32"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +75,7 @@ def chosen(message: AnyMessage | None, warn: Callable[[str], None], backend: str
         if message is not None and message.type_url == RuntimeOptions.NAME:
             return _generic(RuntimeOptions.decode(message.value), warn, backend)
         if message is not None and message.type_url == RuncOptions.NAME:
-            return _runc(RuncOptions.decode(message.value), warn, backend)
+            return _runc(RuncOptions.decode(message.value), settings(None, backend), warn)
     except DecodeError as error:
         raise InvalidArgument(f"{_BODY}: {error}") from error
     if message is not None and message.type_url:
@@ -66,14 +88,27 @@ def _generic(options: RuntimeOptions, warn: Callable[[str], None], backend: str 
         return Chosen(config=settings(options.config_path or None, backend), options=Options(warn=warn))
     table = read_document(options.config_body, _BODY)
     table.pop("TypeUrl", None)  # of the same table, for containerd
-    systemd = table.pop("SystemdCgroup", False)
-    if not isinstance(systemd, bool):
-        raise InvalidArgument(f"{_BODY}: SystemdCgroup should be true or false")
+    flags = _runc_flags(table, warn)
     config = overlaid(settings(None, backend), table, _BODY)
-    return Chosen(config=config, options=Options(systemd_cgroup=systemd, warn=warn))
+    return _runc(flags, config, warn)
 
 
-def _runc(flags: RuncOptions, warn: Callable[[str], None], backend: str | None) -> Chosen:
+def _runc_flags(table: dict[str, Any], warn: Callable[[str], None]) -> RuncOptions:
+    """Take runc's options out of a runtime's table. Raises InvalidArgument."""
+    given = {name: table.pop(name) for name in _RUNC_NAMES if name in table}
+    for name in _IN_VAIN:
+        if given.get(name):
+            warn(f"{_BODY}: {name}: ignored")
+    flags = RuncOptions()
+    for name, value in given.items():
+        kind = type(getattr(flags, _RUNC_NAMES[name]))
+        if type(value) is not kind or (kind is int and not 0 <= value < 2**32):
+            raise InvalidArgument(f"{_BODY}: {name} should be {_SAID[kind]}")
+        setattr(flags, _RUNC_NAMES[name], value)
+    return flags
+
+
+def _runc(flags: RuncOptions, config: Config, warn: Callable[[str], None]) -> Chosen:
     options = Options(
         systemd_cgroup=flags.systemd_cgroup,
         no_pivot=flags.no_pivot_root,
@@ -81,4 +116,4 @@ def _runc(flags: RuncOptions, warn: Callable[[str], None], backend: str | None) 
         warn=warn,
     )
     owner = flags.io_uid, flags.io_gid
-    return Chosen(config=settings(None, backend), options=options, owner=owner, shim_cgroup=flags.shim_cgroup)
+    return Chosen(config=config, options=options, owner=owner, shim_cgroup=flags.shim_cgroup)

@@ -42,6 +42,40 @@ def test_a_body_is_laid_over_the_settings_file() -> None:
     assert (settings.backend, settings.plugins) == ("of-the-body", ("allowed",))
 
 
+def test_a_body_may_have_all_of_runcs_names() -> None:
+    # What containerd 2 writes for its default handler, with another runtime_type.
+    empty = "".join(f'{name} = ""\n' for name in ("BinaryName", "CriuImagePath", "CriuWorkPath", "Root", "ShimCgroup"))
+    asked = ask(empty + "IoGid = 0\nIoUid = 0\nNoNewKeyring = false\nSystemdCgroup = false\n")
+    assert asked.options.systemd_cgroup is False
+
+    asked = ask('SystemdCgroup = true\nNoPivotRoot = true\nIoUid = 5\nIoGid = 6\nShimCgroup = "/x"')
+    assert (asked.options.systemd_cgroup, asked.options.no_pivot) == (True, True)
+    assert (asked.owner, asked.shim_cgroup, asked.config.backend) == ((5, 6), "/x", "of-the-file")
+
+
+def test_what_means_nothing_here_is_told() -> None:
+    told: list[str] = []
+    options = RuntimeOptions(config_body=b'BinaryName = "crun"\nRoot = ""')
+
+    chosen(AnyMessage(type_url=RuntimeOptions.NAME, value=options.encode()), told.append)
+
+    assert told == ["runtime options: BinaryName: ignored"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("IoUid = true", "IoUid should be a number below 2^32"),
+        ("IoUid = -1", "IoUid should be a number below 2^32"),
+        ("NoPivotRoot = 1", "NoPivotRoot should be true or false"),
+        ("ShimCgroup = 1", "ShimCgroup should be a string"),
+    ],
+)
+def test_a_runc_option_of_another_type_is_refused(body: str, said: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"runtime options: {said}".replace("^", r"\^")):
+        ask(body)
+
+
 def test_a_path_counts_instead_of_the_settings_file(tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text('backend = "of-the-other"\n')
