@@ -308,7 +308,8 @@ def leaks(request: pytest.FixtureRequest, tmp_path: Path, servers: Servers | Non
 
     The test has to delete what it made: this looks before the other fixtures clean up. Ask for it last.
     """
-    names = [name for name in ("pysandbox", "runtime", "runc") if name in request.fixturenames]
+    known = ("pysandbox", "runtime", "runc", "microvm", "either")
+    names = [name for name in known if name in request.fixturenames]
     runtimes = list({id(found): found for found in map(request.getfixturevalue, names)}.values())
     host = Host(tmp_path, runtimes, servers)
     before = host.look()

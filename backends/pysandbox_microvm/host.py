@@ -12,7 +12,7 @@ import select
 import threading
 import time
 
-from pysandbox.errors import SandboxError
+from pysandbox.errors import SandboxError, Unavailable
 from pysandbox_microvm.image import directory_of, find_image
 from pysandbox_microvm.provision import find_qemu, plan_machine, provide_machine
 from pysandbox_microvm.size import Size, size_class, size_of
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 UNKNOWN_CODE = 255
 #: Bytes for the guest's random pool.
 _SEED = 256
+#: Seconds in which QEMU's end is seen after its sockets have been closed.
+_LATE = 1.0
 
 
 class Host:
@@ -183,6 +185,13 @@ class Host:
         if size != have:
             self.machine.grow(size)
             self.agent.grow(size.vcpus, 0)
+
+    def explained(self, error: BaseException) -> BaseException:
+        """Return what is to be raised for an error: why the machine has ended, if that is what it comes from."""
+        if not hasattr(self, "machine") or not isinstance(error, SandboxError):
+            return error
+        ended, _, _ = select.select((self.machine.pidfd,), (), (), _LATE if isinstance(error, Unavailable) else 0)
+        return Unavailable(f"the machine has ended: {self.machine.why()}") if ended else error
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

@@ -249,9 +249,12 @@ class Creation:
         try:
             host.start(request["storage"])
             return self._create(Sandbox(request["id"], request["state_dir"], host))
-        except BaseException:
+        except BaseException as error:
+            better = host.explained(error)
             host.close()
-            raise
+            if better is error:
+                raise
+            raise better from error
 
     def _create(self, sandbox: Sandbox) -> Sandbox:
         request = self._request
