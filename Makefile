@@ -4,8 +4,9 @@
 #   make test        set up, then all tests and linters (DAEMONS=no: without docker, podman and containerd)
 #   make setup       .venv/bin/pysandbox, its cold script and the executor, nothing else
 #   make lint        only the linters                 make bench   against runc and crun
-#   make soak        the long tests                   make clean   remove what was built here
+#   make soak        the long tests                   make image   the guest image of --backend microvm
 #   make install     /usr/local/bin/pysandbox         make uninstall
+#   make clean       remove what was built here
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -22,6 +23,9 @@ STAMPS   := .stamps
 VENV     := .venv
 EXECUTOR := guest_agent/target/release/pysandbox-executor
 LAUNCHER := guest_agent/target/release/pysandbox-launcher
+PROGRAMS := $(EXECUTOR) $(LAUNCHER) $(addprefix guest_agent/target/release/pysandbox-,agent proxy)
+# The guest image of the tests: what does not change is built once for all checkouts.
+CACHE    := $(HOME)/.cache/pysandbox/microvm
 # containerd finds them by runtime type: io.containerd.pysandbox.v2, io.containerd.pysandbox-microvm.v2.
 SHIMS    := containerd-shim-pysandbox-v2 containerd-shim-pysandbox-microvm-v2
 MSRV     := $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' guest_agent/Cargo.toml 2>/dev/null)
@@ -32,13 +36,13 @@ RUST_SOURCES := $(shell find guest_agent -path guest_agent/target -prune -o -typ
 
 say = @printf '[%s] %s\n' "$(1)" "$(2)"
 
-.PHONY: help setup demo test lint bench bench-shim soak install uninstall clean
+.PHONY: help setup demo image test lint bench bench-shim soak install uninstall clean
 help:
-	@sed -n '3,9s/^# \{0,1\}//p' Makefile
+	@sed -n '3,10s/^# \{0,1\}//p' Makefile
 
 # -- setup -------------------------------------------------------------------------------------------------------------
 
-setup: $(STAMPS)/packages $(STAMPS)/venv $(EXECUTOR) $(VENV)/bin/pysandbox $(SHIMS:%=$(VENV)/bin/%)
+setup: $(STAMPS)/packages $(STAMPS)/venv $(PROGRAMS) $(VENV)/bin/pysandbox $(SHIMS:%=$(VENV)/bin/%)
 
 $(STAMPS):
 	@mkdir -p $(STAMPS)
@@ -49,19 +53,19 @@ $(STAMPS)/packages: Makefile setup/packages.sh | $(STAMPS)
 	touch $@
 
 $(STAMPS)/venv: pyproject.toml setup.py $(STAMPS)/packages
-	$(call say,2/4,virtual environment $(VENV): $(PYTHON) with pluggy$(comma) jeepney$(comma) pyroute2)
+	$(call say,2/4,virtual environment $(VENV): $(PYTHON) with pluggy$(comma) jeepney$(comma) pyroute2$(comma) qemu.qmp)
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later found" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[microvm]'
 	touch $@
 
-$(EXECUTOR) $(LAUNCHER) &: $(RUST_SOURCES) $(STAMPS)/packages
-	$(call say,3/4,building executor and launcher (Rust$(comma) release$(comma) static))
+$(PROGRAMS) &: $(RUST_SOURCES) $(STAMPS)/packages
+	$(call say,3/4,building executor$(comma) launcher and agent (Rust$(comma) release$(comma) static))
 	@cd guest_agent
 	$$(../setup/packages.sh cargo "$(MSRV)") build --release --locked
 	cd ..
-	setup/packages.sh static $(EXECUTOR) $(LAUNCHER)
-	touch $(EXECUTOR) $(LAUNCHER)
+	setup/packages.sh static $(PROGRAMS)
+	touch $(PROGRAMS)
 
 # What `pysandbox` executes where no server serves it.
 $(VENV)/bin/pysandbox-cold: runtime_api/launcher.in setup/launcher.sh $(STAMPS)/venv
@@ -89,9 +93,18 @@ comma := ,
 demo: setup
 	@setup/demo.sh $(VENV)/bin/pysandbox
 
+$(STAMPS)/microvm-packages: setup/packages.sh $(STAMPS)/packages
+	$(call say,+,packages for microVMs and their kernel)
+	@setup/packages.sh microvm
+	touch $@
+
+image: setup $(STAMPS)/microvm-packages
+	$(call say,+,guest image)
+	@$(VENV)/bin/pysandbox image build $(IMAGE)
+
 $(STAMPS)/test: pyproject.toml $(STAMPS)/venv
 	$(call say,+,linters and test tools)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[microvm,test,lint]'
 	rm -f $(VENV)/bin/pysandbox # pip's own launcher: it isolates nothing, and starts no server
 	$(MAKE) $(VENV)/bin/pysandbox
 	touch $@
@@ -101,9 +114,11 @@ $(STAMPS)/test-packages-$(DAEMONS): setup/packages.sh $(STAMPS)/packages
 	@setup/packages.sh test $(DAEMONS)
 	touch $@
 
-test: setup $(STAMPS)/test $(STAMPS)/test-packages-$(DAEMONS)
-	$(call say,1/2,cargo test)
+test: setup $(STAMPS)/test $(STAMPS)/test-packages-$(DAEMONS) $(STAMPS)/microvm-packages
+	$(call say,+,guest image of the tests)
 	@status=0
+	$(VENV)/bin/pysandbox image build --directory "$(CACHE)" || status=1
+	echo '[1/2] cargo test'
 	(cd guest_agent && $$(../setup/packages.sh cargo "$(MSRV)") test --release --locked) || status=1
 	echo '[2/2] pytest'
 	$(VENV)/bin/python -m pytest $(TESTS) || status=1
@@ -135,7 +150,7 @@ install: setup
 	rm -rf "$(LIBRARY).new"
 	# setuptools would copy modules that are gone from the sources out of an old build directory.
 	rm -rf build
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --target "$(LIBRARY).new" .
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --target "$(LIBRARY).new" '.[microvm]'
 	rm -rf build "$(LIBRARY).new/bin"
 	chmod -R go-w "$(LIBRARY).new"
 	test "$$(id -u)" != 0 || chown -R 0:0 "$(LIBRARY).new"

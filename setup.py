@@ -1,4 +1,4 @@
-"""Put the executor and the launcher into the wheel. Everything else stands in pyproject.toml."""
+"""Put our programs and the guest kernel's configuration into the wheel. Everything else stands in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
 BUILT = Path("guest_agent/target/release")
-PROGRAMS = [program for name in ("pysandbox-executor", "pysandbox-launcher") if (program := BUILT / name).exists()]
+NAMES = ("pysandbox-executor", "pysandbox-launcher", "pysandbox-agent", "pysandbox-proxy")
+PROGRAMS = [program for name in NAMES if (program := BUILT / name).exists()]
+KERNEL = Path("images/kernel")
 
 
 class BuildWithPrograms(build_py):
@@ -25,6 +27,7 @@ class BuildWithPrograms(build_py):
             self.mkpath(str(libexec))
             shutil.copy2(program, libexec / program.name)
             (libexec / program.name).chmod(0o755)
+        shutil.copytree(KERNEL, Path(self.build_lib, "pysandbox_microvm/kernel_config"), dirs_exist_ok=True)
 
 
 class LinuxDistribution(Distribution):

@@ -3,6 +3,7 @@
 #
 #   packages.sh build MSRV      install what `make setup` needs
 #   packages.sh test yes|no     install what the tests need, with or without docker, podman and containerd
+#   packages.sh microvm         install what builds a guest image, and what runs one
 #   packages.sh soak            install what the long tests need
 #   packages.sh cargo MSRV      print a cargo whose rustc is at least MSRV
 #   packages.sh static FILE...  fail unless every FILE is a static executable
@@ -11,6 +12,8 @@ set -euo pipefail
 BUILD=(python3-venv ca-certificates gcc libc6-dev libseccomp2 busybox-static)
 TEST=(git runc procps iproute2 util-linux strace)
 DAEMONS_LIST=$(dirname "$0")/../tests/integration/packages.txt
+# The compiler's are the ones that `pysandbox image build` names where they are missing.
+MICROVM=(linux-source make gcc libc6-dev binutils flex bison bc perl xz-utils libelf-dev cpio qemu-system-x86)
 SOAK=(mmdebstrap mount e2fsprogs qemu-system-x86 qemu-utils)
 
 at_least() { # at_least HAVE WANT
@@ -108,6 +111,14 @@ test)
     fi
     install "${packages[@]}"
     ;;
+microvm)
+    need_apt
+    update_lists
+    packages=("${MICROVM[@]}")
+    # Debian 12 has virtiofsd in qemu-system-common, which qemu-system-x86 brings along.
+    if apt-cache show virtiofsd >/dev/null 2>&1; then packages+=(virtiofsd); fi
+    install "${packages[@]}"
+    ;;
 soak)
     need_apt
     update_lists
@@ -126,7 +137,7 @@ static)
     done
     ;;
 *)
-    echo "usage: packages.sh build|test|soak|cargo|static ARGUMENT" >&2
+    echo "usage: packages.sh build|test|microvm|soak|cargo|static ARGUMENT" >&2
     exit 1
     ;;
 esac
