@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, ClassVar
 
-    from pysandbox.backend import Container, ContainerRecord, CreateRequest, Features, Options, Problem
+    from pysandbox.backend import Container, ContainerRecord, CreateRequest, Features, Finding, Options, Problem
     from pysandbox.cgroup.cgroup import Cgroup
     from pysandbox.oci.types import Spec
 
@@ -32,6 +32,12 @@ class MicrovmBackend(Backend):
         from pysandbox_microvm.probe import problems
 
         return problems({})
+
+    def inspect(self, settings: Mapping[str, Any]) -> Sequence[Finding]:
+        """Look at each piece of a machine, and the host's memory and disk."""
+        from pysandbox_microvm.inspection import findings
+
+        return findings(settings)
 
     def features(self) -> Features:
         """Report what becomes of each field of the spec."""

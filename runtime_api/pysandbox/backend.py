@@ -33,6 +33,16 @@ class Problem:
     remedy: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing of this host that a backend looked at. `verdict`: ok, note (works, but should be known) or problem."""
+
+    verdict: str
+    subject: str
+    what: str
+    remedy: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stdio:
     """Descriptors that become the process's 0, 1 and 2, and `preserved` ones that become 3, 4, …
@@ -229,6 +239,13 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def probe(self) -> Sequence[Problem]:
         """Say what on this host would stop the backend; empty means it can run. Changes nothing."""
+
+    def inspect(self, settings: Mapping[str, Any]) -> Sequence[Finding]:
+        """Say what of this host it would use and what of it will not do: `probe` in full, for a person.
+
+        `settings` as in `Options`. Changes nothing; may read large files and ask programs for their versions.
+        """
+        return [Finding("problem", "host", problem.what, problem.remedy) for problem in self.probe()]
 
     @abc.abstractmethod
     def features(self) -> Features:
