@@ -160,6 +160,7 @@ def _serve(invocation: Invocation, listening: int) -> int:
 
     from pysandbox.linux import set_child_subreaper
     from pysandbox.shim import namespace
+    from pysandbox.shim.maker import fork
     from pysandbox.shim.messages.task import Task
     from pysandbox.shim.messages.task_v3 import Task as TaskV3
     from pysandbox.shim.publisher import Publisher
@@ -174,9 +175,10 @@ def _serve(invocation: Invocation, listening: int) -> int:
     os.chdir("/")
     set_child_subreaper()
     _adjust_oom_score()
-    publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), invocation.namespace, warn)
     store = namespace.enter(invocation.namespace)
-    service = TaskService(store, publisher, Reaper(), warn, invocation.backend)
+    maker = fork(store, invocation.backend, warn, listener.fileno())
+    publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), invocation.namespace, warn)
+    service = TaskService(store, publisher, Reaper(), warn, invocation.backend, maker)
     server = Server(translate=translate)
     server.register(Task, service)
     server.register(TaskV3, service)

@@ -27,6 +27,7 @@ from pysandbox.errors import (
 from pysandbox.shim import cgroup, rootfs
 from pysandbox.shim.directory import working_in
 from pysandbox.shim.logger import Logger
+from pysandbox.shim.maker import Gone, make
 from pysandbox.shim.messages import events
 from pysandbox.shim.messages import task as messages
 from pysandbox.shim.messages.process import ProcessInfo, Status
@@ -43,8 +44,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pysandbox.backend import Container
+    from pysandbox.backend import Stdio
     from pysandbox.oci.types import Process as ProcessSpec
+    from pysandbox.shim.maker import Made, Maker
+    from pysandbox.shim.options import Chosen
     from pysandbox.shim.publisher import Publisher
     from pysandbox.shim.reaper import Reaper
     from pysandbox.state import Store
@@ -80,8 +83,8 @@ def translate(error: Exception) -> RpcError:
 class TaskService:
     """Serves containerd.task.v2.Task and v3.
 
-    `warn` takes one line for the log; `backend` is that of containers whose options name none. `stopping` is set when
-    the shim is to end.
+    `warn` takes one line for the log; `backend` is that of containers whose options name none, `maker` makes the
+    first one. `stopping` is set when the shim is to end.
     """
 
     def __init__(
@@ -91,8 +94,11 @@ class TaskService:
         reaper: Reaper,
         warn: Callable[[str], None],
         backend: str | None = None,
+        maker: Maker | None = None,
     ) -> None:
-        self._backend = backend
+        self._backend, self._maker = backend, maker
+        if maker is not None:
+            reaper.watch(maker.pid, lambda *_: None)
         self._store, self._publisher, self._reaper, self._warn = store, publisher, reaper, warn
         self._lock = Lock()
         self._tasks: dict[str, Task] = {}
@@ -133,33 +139,46 @@ class TaskService:
             self._creating.add(task_id)
 
     def _create(self, request: messages.CreateTaskRequest) -> Task:
-        from pysandbox.oci.bundle import load_bundle
-
         asked = chosen(request.options, self._warn, self._backend)
         if asked.shim_cgroup:
             cgroup.enter(asked.shim_cgroup)
         runtime = lifecycle.Runtime(store=self._store, warn=self._warn, config=asked.config)
-        names = _names(request, asked.owner)
-        task = Task(request.id, load_bundle(request.bundle), runtime, Process("", names))
-        streams = task.init.streams = Streams(names, self._logger(runtime, task.id))
+        init = Process("", _names(request, asked.owner))
+        streams = init.streams = Streams(init.names, self._logger(runtime, request.id))
         try:
-            container = lifecycle.create(runtime, task.id, task.bundle, stdio=streams.stdio, options=asked.options)
+            made, maker = self._make(request, runtime, asked, streams.stdio)
         except BaseException:
             streams.close()
             raise
+        task = Task(request.id, runtime, init, made, maker)
         with task.changed:
-            task.container = container
             try:
-                self._began(task, task.init, container.init.pid, container.init.console)
+                self._began(task, init, made.pid, made.console)
             except BaseException:
                 lifecycle.delete(runtime, task.id, force=True)
                 raise
             self._tasks[task.id] = task
-            if task.shares_pids():
+            if task.shares_pids:
                 self._reaper.adopt()
-            self._publisher.publish("create", _created(request, task.init.pid))
-        self._watch_memory(task, container)
+            self._publisher.publish("create", _created(request, init.pid))
+        self._watch_memory(task)
         return task
+
+    def _make(
+        self, request: messages.CreateTaskRequest, runtime: lifecycle.Runtime, asked: Chosen, stdio: Stdio
+    ) -> tuple[Made, Maker | None]:
+        """Have the fork make it, which has done so for no other container; else make it here."""
+        with self._lock:
+            maker, self._maker = self._maker, None
+        if maker is not None:
+            try:
+                return maker.create(request.id, request.bundle, stdio, request.options), maker
+            except Gone:
+                maker.close()
+            except BaseException:
+                self._maker = maker  # for the next attempt
+                raise
+        return make(runtime, request.id, request.bundle, stdio, asked.options), None
 
     def _logger(self, runtime: lifecycle.Runtime, container: str) -> Callable[[str], Logger]:
         """Return what starts a program that takes output. Raises PermissionDenied where the settings forbid it."""
@@ -193,17 +212,29 @@ class TaskService:
     def Start(self, request: messages.StartRequest, call: Call) -> messages.StartResponse:
         """Let init's program run, or start an exec."""
         task = self._task(request.id)
-        with task.changed, working_in(task.bundle.path):
+        with task.changed, working_in(task.bundle):
             process = task.process(request.exec_id)
             if process.status != CREATED:
                 raise FailedPrecondition(f"process {request.exec_id or request.id}: has been started already")
             if request.exec_id:
                 self._start_exec(task, process)
             else:
-                lifecycle.start(task.runtime, task.id, task.container)
+                self._start_init(task)
                 process.status = RUNNING
                 self._publisher.publish("start", events.TaskStart(container_id=task.id, pid=process.pid))
             return messages.StartResponse(pid=process.pid)
+
+    def _start_init(self, task: Task) -> None:
+        if task.maker is not None:
+            try:
+                task.maker.start()
+                return
+            except Gone:
+                pass
+            finally:
+                task.maker.close()
+                task.maker = None
+        lifecycle.start(task.runtime, task.id, task.container)
 
     def _start_exec(self, task: Task, process: Process) -> None:
         task.check_running()
@@ -268,7 +299,7 @@ class TaskService:
 
     def _end_others(self, task: Task) -> None:
         """End what the kernel does not end with init."""
-        if task.shares_pids():
+        if task.shares_pids:
             with contextlib.suppress(SandboxError, OSError):
                 lifecycle.kill(task.runtime, task.id, signal.SIGKILL, everyone=True)
 
@@ -320,7 +351,7 @@ class TaskService:
             process.streams.finish()
         process.close()
         if process is task.init:
-            rootfs.unmount_all(task.bundle.path)
+            rootfs.unmount_all(task.bundle)
             self._publisher.publish("delete", _deleted(task, process))
         return messages.DeleteResponse(
             pid=process.pid,
@@ -333,8 +364,10 @@ class TaskService:
             lifecycle.kill(task.runtime, task.id, signal.SIGKILL)
             if not task.changed.wait_for(lambda: task.init.status == STOPPED, END_LIMIT):
                 raise FailedPrecondition(f"container {task.id}: init does not end")
-        with working_in(task.bundle.path):
+        with working_in(task.bundle):
             lifecycle.delete(task.runtime, task.id)
+        if task.maker is not None:
+            task.maker.close()
         with self._lock:
             self._tasks.pop(task.id, None)
 
@@ -348,7 +381,7 @@ class TaskService:
         status = "PAUSED" if task.paused and process.status == RUNNING else process.status
         return messages.StateResponse(
             id=task.id,
-            bundle=task.bundle.path,
+            bundle=task.bundle,
             pid=process.pid,
             status=getattr(Status, status),
             stdin=names.stdin,
@@ -437,9 +470,10 @@ class TaskService:
                 self.stopping.set()
         return Empty()
 
-    def _watch_memory(self, task: Task, container: Container) -> None:
+    def _watch_memory(self, task: Task) -> None:
         """Tell when it runs out of memory; from before its program runs."""
         try:
+            container = task.container or lifecycle.running(task.runtime, task.id)
             watch = container.watch_oom()
             if watch is not None:
                 out = events.TaskOOM(container_id=task.id)

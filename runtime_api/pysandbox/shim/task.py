@@ -10,10 +10,9 @@ from pysandbox.errors import AlreadyExists, FailedPrecondition, NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pysandbox.backend import Container
     from pysandbox.lifecycle import Runtime
-    from pysandbox.oci.bundle import Bundle
     from pysandbox.oci.types import Process as ProcessSpec
+    from pysandbox.shim.maker import Made, Maker
     from pysandbox.shim.stdio import Names, Streams
     from pysandbox.ttrpc.server import Call
 
@@ -54,9 +53,12 @@ class Process:
 class Task:
     """One container. `changed` is the lock that every change holds, and tells of ends."""
 
-    def __init__(self, task_id: str, bundle: Bundle, runtime: Runtime, init: Process) -> None:
-        self.id, self.bundle, self.runtime, self.init = task_id, bundle, runtime, init
-        self.container: Container | None = None
+    def __init__(self, task_id: str, runtime: Runtime, init: Process, made: Made, maker: Maker | None) -> None:
+        self.id, self.bundle, self.runtime, self.init = task_id, made.bundle, runtime, init
+        #: Whether the container has no pid namespace of its own, so that the end of init ends nothing else.
+        self.shares_pids = made.shares_pids
+        self.container = made.container
+        self.maker = maker  # until it is started
         self.paused = False
         self.execs: dict[str, Process] = {}
         self.init_end: tuple[int, float] | None = None  # until all execs have been told of
@@ -89,8 +91,3 @@ class Task:
     def execs_run(self) -> bool:
         """Say whether an exec has not been told of yet."""
         return any(each.status == RUNNING for each in self.execs.values())
-
-    def shares_pids(self) -> bool:
-        """Say whether the container has no pid namespace of its own, so that the end of init ends nothing else."""
-        namespaces = (self.bundle.spec.get("linux") or {}).get("namespaces") or ()
-        return not any(each["type"] == "pid" and not each.get("path") for each in namespaces)

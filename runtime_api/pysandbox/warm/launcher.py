@@ -43,12 +43,14 @@ class _Asked(Start):
 class Launcher(Caller):
     """The process at the other end of a connection. `own` are the numbers of the descriptors it has itself.
 
+    `life` ends this process with it, where the end of the connection is not enough.
+
     It is asked one thing at a time: whatever is sent takes the answer to `begin` first, if that is still to come.
     """
 
     _asked: _Asked | None = None  # whose answer is the next to come
 
-    def __init__(self, connection: _socket.socket, pid: int, own: frozenset[int], life: Life) -> None:
+    def __init__(self, connection: _socket.socket, pid: int, own: frozenset[int], life: Life | None = None) -> None:
         self._connection = connection
         self._pid = pid
         self._own = own
@@ -153,7 +155,8 @@ class Launcher(Caller):
 
     def exit(self, code: int) -> None:
         """Let the launcher end, which is not our end any more. It may have been killed before."""
-        self._life.part()
+        if self._life is not None:
+            self._life.part()
         self._tell({"exit": code})
 
     def run_cold(self, reason: str) -> None:

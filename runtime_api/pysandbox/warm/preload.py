@@ -39,8 +39,10 @@ LEFT_OUT = frozenset(
         "pysandbox_namespaces.plugin",
     }
 )
+#: What hashlib would use if it did not load OpenSSL: for a shim's socket and the filter cache.
+_DIGESTS = ("_sha256" if sys.version_info < (3, 12) else "_sha2", "_blake2")
 #: Of the standard library, what functions import when they are called.
-LIBRARY = ("ctypes", "select", "termios", "tty")
+LIBRARY = ("ctypes", "select", "termios", "tty", *_DIGESTS)
 
 
 def preload() -> None:

@@ -6,6 +6,7 @@ its files have changed. What is served, and for whom, is the forks' business (sp
 
 from __future__ import annotations
 
+import _signal
 import _socket
 import contextlib
 import ctypes
@@ -19,7 +20,7 @@ import time
 
 from pysandbox.errors import SandboxError, Unavailable
 from pysandbox.warm import peer, place, proof
-from pysandbox.warm.memory import Pages
+from pysandbox.warm.memory import Pages, one_heap
 from pysandbox.warm.peer import OUR_DESCRIPTORS
 from pysandbox.warm.preload import Files, commands, preload
 from pysandbox.warm.spare import Spare, move
@@ -106,6 +107,7 @@ class Server:
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         self._pages, self._title = Pages(), Title()
+        one_heap()
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -169,10 +171,11 @@ class Server:
 
     def _become_spare(self) -> Spare:
         """Undo what only the server needs: handlers, and descriptors that would keep something of it alive."""
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # By the C half: `signal` makes enumeration members of what it returns, and whatever is looked at is written to.
+        _signal.set_wakeup_fd(-1)
+        for number in (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP):
+            _signal.signal(number, _signal.SIG_DFL)
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         self._control.close()
         self._shims.close()
         ours = (self._directory, self._hold, self._lock_file, self._events, self._wakeup, self._wake, proof.NUMBER)
