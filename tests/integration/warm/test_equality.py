@@ -22,11 +22,11 @@ WORDS: list[tuple[str, ...]] = [
     ("--bad",), ("frobnicate",), ("--root",), ("--log-format", "xml", "list"), ("--rootless", "true", "list"),
     ("--cgroup-manager", "x", "list"), ("--systemd-cgroup", "features"),
     *((command, "--help") for command in (
-        "backends", "checkpoint", "create", "delete", "events", "exec", "explain", "features", "kill", "list", "pause",
-        "ps", "restore", "resume", "run", "server", "spec", "start", "state", "update")),
+        "backends", "check", "checkpoint", "create", "delete", "env", "events", "exec", "explain", "features", "image",
+        "kill", "list", "pause", "ps", "restore", "resume", "run", "server", "spec", "start", "state", "update")),
     *((command,) for command in (
-        "backends", "checkpoint", "create", "delete", "events", "exec", "explain", "features", "kill", "list", "pause",
-        "ps", "restore", "resume", "run", "server", "spec", "start", "state", "update")),
+        "backends", "checkpoint", "create", "delete", "events", "exec", "explain", "features", "image", "kill", "list",
+        "pause", "ps", "restore", "resume", "run", "server", "spec", "start", "state", "update")),
     *((command, "no-such-id") for command in (
         "checkpoint", "delete", "events", "kill", "pause", "ps", "restore", "resume", "start", "state")),
     ("exec", "no-such-id", "true"), ("update", "--pids-limit", "5", "no-such-id"), ("delete", "--force", "no-such-id"),
