@@ -27,7 +27,7 @@ from pysandbox_microvm.arguments import (
 )
 from pysandbox_microvm.child import Child, launch
 from pysandbox_microvm.console import panic, tail
-from pysandbox_microvm.memory import new_memory
+from pysandbox_microvm.memory import new_memory, sealed_copy
 from pysandbox_microvm.qmp import Client
 from pysandbox_microvm.size import MIB, Size
 
@@ -176,11 +176,13 @@ class Machine:
         """Return the agent, connected: waits until the guest has one. Raises MachineError, DeadlineExceeded."""
         from pysandbox_microvm.agent import Agent
 
+        if self._agent is not None:
+            return self._agent
         try:
             self._agent = Agent(self.agent, patience)
-            return self._agent
         except SandboxError as error:
             raise self._explained(error) from error
+        return self._agent
 
     def pause(self) -> None:
         """Stop all virtual processors."""
@@ -510,23 +512,29 @@ def _pair(theirs: contextlib.ExitStack) -> tuple[_socket.socket, _socket.socket]
     return ours, other
 
 
-def _opened(theirs: contextlib.ExitStack, path: str) -> int:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    theirs.callback(os.close, descriptor)
-    return descriptor
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _readable(theirs: contextlib.ExitStack, descriptor: int) -> int:
+    """Return a file that QEMU's own user can open once more, by its descriptor: a copy, if that may not read it."""
+    if os.fstat(descriptor).st_mode & stat.S_IROTH:
+        return descriptor
+    copy = sealed_copy(descriptor)
+    theirs.callback(os.close, copy)
+    return copy
 
 
 def _open_inputs(
     theirs: contextlib.ExitStack, image: Image, hardware: Hardware, template: Template | None, disk: Disk | None
 ) -> dict[int, int]:
     """Return what QEMU reads, by its places."""
-    if template is None:
-        kernel, initrd = image.open()
-        theirs.callback(os.close, kernel)
-        theirs.callback(os.close, initrd)
-        places = {Place.KERNEL: kernel, Place.INITRD: initrd}
-    else:  # QEMU reads both, and the guest neither: what it boots from is in the memory, and it cannot reset
-        places = {Place.KERNEL: _opened(theirs, image.kernel), Place.INITRD: _opened(theirs, image.initrd)}
+    # Of a clone QEMU reads both, and the guest neither: what it boots from is in the memory, and it cannot reset.
+    kernel, initrd = image.open() if template is None else (_open(image.kernel), _open(image.initrd))
+    theirs.callback(os.close, kernel)
+    theirs.callback(os.close, initrd)
+    places = {Place.KERNEL: _readable(theirs, kernel), Place.INITRD: _readable(theirs, initrd)}
+    if template is not None:
         places[Place.STATE] = _pipe_with(theirs, template.state())
     private = _maps_template(template, disk)
     memory = template.share_memory() if template is not None and private else new_memory(hardware.memory)

@@ -74,7 +74,7 @@ def extents(descriptor: int) -> Iterator[tuple[int, int]]:
 
 
 def sealed_copy(source: int) -> int:
-    """Return a copy of a file that nobody can change any more."""
+    """Return a copy of a file that nobody can change any more; the caller's to close."""
     copy = new_memory(os.fstat(source).st_size)
     try:
         copy_sparse(source, copy)

@@ -40,6 +40,8 @@ COMMAND_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 30.0
 _LONGEST_TEXT = 300
 _SHUT_RDWR = 2
+#: How long QEMU's end is waited for after it has closed its monitor: so often, so many seconds.
+_MOMENTS, _MOMENT = 25, 0.02
 
 
 class QmpError(Unavailable):
@@ -228,7 +230,7 @@ class Client:
             closed = loop.create_task(_closed(library))
             stopped = loop.create_task(self._stopped.wait())
             await asyncio.wait({closed, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        self._fail(Unavailable("qemu has closed its monitor"))
+        self._fail(await self._why_closed())
         try:
             await asyncio.wait_for(library.disconnect(), 1.0)
         except Exception:  # noqa: BLE001, S110 (how the connection ended is of no interest any more)
@@ -248,7 +250,17 @@ class Client:
         except ExecuteError as error:
             raise QmpError(command, error.error_class, error.error.error.desc) from None
         except QMPError:
-            raise self._failed or Unavailable(f"qemu: {command}: qemu has closed its monitor") from None
+            raise await self._why_closed() from None
+
+    async def _why_closed(self) -> SandboxError:
+        """Return why the monitor is closed: who sees QEMU's end knows better, and a moment later (`interrupt`)."""
+        import asyncio
+
+        for _ in range(_MOMENTS):
+            if self._failed is not None:
+                return self._failed
+            await asyncio.sleep(_MOMENT)
+        return Unavailable("qemu has closed its monitor")
 
     def _received(self, message: Message) -> None:
         """Keep events and the answers to what was sent ahead; the library does the rest."""
