@@ -13,6 +13,7 @@ import threading
 import time
 
 from pysandbox.errors import SandboxError, Unavailable
+from pysandbox_microvm.block import Disks
 from pysandbox_microvm.image import directory_of, find_image
 from pysandbox_microvm.provision import find_qemu, plan_machine, provide_machine
 from pysandbox_microvm.size import Size, size_class, size_of
@@ -55,6 +56,7 @@ class Host:
         self._identity: Identity | None = None
         self._network: Network | None = None
         self._servers: dict[str, FileServer] = {}
+        self._disks: list[str] = []  # storages of the guest
         self._size = Size(0, 0)
         self._undo = contextlib.ExitStack()
         self._closing = False
@@ -72,19 +74,23 @@ class Host:
         namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._undo.callback(os.close, namespace)
         mirroring = Network.begin(namespace)
-        tree = host_tree(self._spec, self._bundle)
+        disks = Disks(self._spec, self._bundle, storage)
+        self._undo.callback(disks.close)
+        tree = host_tree(self._spec, self._bundle, block_root=disks.root is not None)
         server = _Starting(lambda: self._start_server(storage, tree))
         try:
             self._step("machine")
-            provision = self._plan()
-            self.machine = provide_machine(provision, self._jail, warn=self._warn)
+            provision = self._plan(disks, shared=bool(tree.parts))
+            self.machine = provide_machine(provision, self._jail, disk=disks.root_disk(provision), warn=self._warn)
             self._undo.callback(self.machine.close)
         finally:
             server.wait()
             self._take_network(mirroring)
         self._step("file system")
         server.result()
-        self.machine.plug_file_system(self._servers[storage].socket.fileno(), storage)
+        if storage in self._servers:
+            self.machine.plug_file_system(self._servers[storage].socket.fileno(), storage)
+        disks.plug(self.machine, provision)
         self._plug_network()
         self._step("agent")
         self.agent = self.machine.hello()
@@ -92,12 +98,14 @@ class Host:
         hostname = str(self._spec.get("hostname") or "")
         self.agent.prepare(os.urandom(_SEED), time.time_ns(), hostname)
         self._step("storage")
-        self.agent.attach(storage, "virtiofs", storage)
+        if storage in self._servers:
+            self.agent.attach(storage, "virtiofs", storage)
+            self._watch(storage)
+        self._disks = disks.attach(self.agent, provision)
         self._connect_network()
         self._grow_into(provision)
-        self._watch(storage)
 
-    def _plan(self) -> Provision:
+    def _plan(self, disks: Disks, *, shared: bool) -> Provision:
         from pysandbox_microvm.arguments import kernel_parameters
         from pysandbox_microvm.identity import Identity
 
@@ -107,7 +115,18 @@ class Host:
         self._size = size_of(self._spec, self._settings)
         directory = directory_of(self._settings)
         parameters = kernel_parameters(self._spec, self._settings)
-        return plan_machine(image, self._size, self._settings, directory, self._jail, parameters=parameters)
+        interfaces = 1  # more are found out too late, and have the room that is always left
+        return plan_machine(
+            image,
+            self._size,
+            self._settings,
+            directory,
+            self._jail,
+            devices=interfaces + shared + disks.count,
+            # A file server needs the machine's memory shared, a template's disk has it private: then it is plugged in.
+            root_disk=disks.root is not None and not shared,
+            parameters=parameters,
+        )
 
     def _jail(self, kvm: bool) -> Jail:  # noqa: FBT001 (what `provision.Jailer` is)
         from pysandbox_microvm.jail import find_program, qemu_jail
@@ -116,6 +135,8 @@ class Host:
         return qemu_jail(find_program(find_qemu(self._settings)), self._identity.uid, kvm=kvm)
 
     def _start_server(self, storage: str, tree: Tree) -> None:
+        if not tree.parts:
+            return
         server = FileServer.start(tree, find_server(self._settings.get("virtiofsd", "")))
         self._servers[storage] = server
         self._undo.callback(server.close)
@@ -148,7 +169,7 @@ class Host:
 
     def make_root_read_only(self, storage: str) -> None:
         """Make the first container's root read-only on the host, once the guest has made its mount points."""
-        if self._spec["root"].get("readonly"):
+        if self._spec["root"].get("readonly") and not any(name.endswith("-root") for name in self._disks):
             self._servers[storage].make_root_read_only()
 
     def on_end(self, ended: Callable[[int, str], None]) -> None:
@@ -188,16 +209,22 @@ class Host:
 
     def explained(self, error: BaseException) -> BaseException:
         """Return what is to be raised for an error: why the machine has ended, if that is what it comes from."""
-        if not hasattr(self, "machine") or not isinstance(error, SandboxError):
+        if not hasattr(self, "machine") or not isinstance(error, Unavailable) or not self.has_ended():
             return error
-        ended, _, _ = select.select((self.machine.pidfd,), (), (), _LATE if isinstance(error, Unavailable) else 0)
-        return Unavailable(f"the machine has ended: {self.machine.why()}") if ended else error
+        return Unavailable(f"the machine has ended: {self.machine.why()}")
+
+    def has_ended(self) -> bool:
+        """Say whether QEMU has ended, or ends in a moment: its sockets are closed a little sooner."""
+        deadline = time.monotonic() + _LATE
+        while self.machine.alive and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return not self.machine.alive
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def flush(self, timeout: float) -> None:
         """Have the guest write back what it keeps of shared files."""
-        for storage in self._servers:
+        for storage in (*self._servers, *self._disks):
             self.agent.detach(storage, timeout)
 
     def close(self) -> None:

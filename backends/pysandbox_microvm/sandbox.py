@@ -29,6 +29,7 @@ import time
 from pysandbox.errors import AlreadyExists, NotFound, SandboxError
 from pysandbox.warm.wire import Closed, receive, send
 from pysandbox_microvm import service
+from pysandbox_microvm.settings import silence
 from pysandbox_microvm.task import UNKNOWN_CODE, GuestProcess, Task
 from pysandbox_microvm.terminal import take_control
 
@@ -49,8 +50,6 @@ HOOK_TIMEOUT = 24 * 3600.0 + 60
 FLUSH_TIMEOUT = 5.0
 #: Seconds for the ends of execs to be told when init has ended.
 TELL_TIMEOUT = 15.0
-#: Seconds between two looks at a guest that says nothing, and for its answer.
-HEARTBEAT = 30.0
 #: Signals that are about this process, not for init.
 _OWN = frozenset(
     {
@@ -127,7 +126,12 @@ class Sandbox:
                 self._take(event)
         except (SandboxError, OSError) as error:
             why = str(error)
-        self.end(UNKNOWN_CODE, why)
+        self._lost(why)
+
+    def _lost(self, why: str) -> None:
+        """End a machine whose agent is lost. Where the machine has ended itself, that is what will be told."""
+        if not self.host.has_ended():
+            self.end(UNKNOWN_CODE, why)
 
     def _take(self, event: Any) -> None:
         with contextlib.suppress(NotFound):
@@ -137,17 +141,20 @@ class Sandbox:
             else:
                 task.exited(event.exec_id, event.code)
 
-    def follow_life(self) -> None:
-        """End a machine whose agent is stopped: a guest that does not answer has no container to speak of."""
+    def follow_life(self, silence: float) -> None:
+        """End a machine whose agent is stopped: a guest that does not answer has no container to speak of.
+
+        Half of the time is between two questions, half for the answer.
+        """
         while True:
-            time.sleep(HEARTBEAT)
+            time.sleep(silence / 2)
             if self._paused:
                 continue
             try:
-                self.agent.check(HEARTBEAT)
+                self.agent.check(silence / 2)
             except (SandboxError, OSError) as error:
                 if not self._paused:
-                    self.end(UNKNOWN_CODE, f"the guest does not answer: {error}")
+                    self._lost(f"the guest's agent does not answer: {error}")
                     return
 
     # -- pause ---------------------------------------------------------------------------------------------------------
@@ -212,7 +219,12 @@ class Sandbox:
                 file.write(reason[:8192])
 
     def _finish(self, code: int, *, gone: bool) -> None:
-        """Tell every process's end, have the guest write back what is not on the host yet, and end the machine."""
+        """Tell every process's end, have the guest write back what is not on the host yet, and end the machine.
+
+        A machine that is of no use any more is ended first: nothing that it might still say is waited for.
+        """
+        if gone:
+            self.host.close()
         tasks = self.tasks()
         for task in tasks:
             task.end(code if gone or task.container != self.first else 128 + signal.SIGKILL)
@@ -282,7 +294,8 @@ class Creation:
 
         listener = service.listen(sandbox.state_dir)
         threading.Thread(target=Server(sandbox, listener).serve, name="service", daemon=True).start()
-        threading.Thread(target=sandbox.follow_life, name="life", daemon=True).start()
+        limit = silence(self._request["settings"])
+        threading.Thread(target=sandbox.follow_life, args=(limit,), name="life", daemon=True).start()
 
     def _step(self, name: str) -> None:
         if self._request["trace"]:

@@ -15,7 +15,8 @@ vcpus = 1                                  # of a machine whose spec says nothin
 memory = 512                               # MiB
 max_vcpus = 2                              # what a machine can grow to
 max_memory = 4096                          # MiB
-overhead = 384                             # MiB of a container's memory limit for the machine itself
+overhead = 384                             # MiB that the host adds to a memory limit, for the machine itself
+silence = 10                               # seconds for which a guest may not answer before its machine is ended
 ```
 """
 
@@ -34,8 +35,10 @@ MIB = 1024 * 1024
 OVERHEAD = 384
 
 _PATHS = frozenset({"directory", "images", "kernel", "initrd", "qemu", "virtiofsd"})
-_NUMBERS = frozenset({"vcpus", "memory", "max_vcpus", "max_memory", "overhead"})
+_NUMBERS = frozenset({"vcpus", "memory", "max_vcpus", "max_memory", "overhead", "silence"})
 _ACCELERATORS = ("auto", "kvm", "tcg")
+#: Seconds: under emulation a busy host may leave a machine without processors for a while.
+SILENCE = 10
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -62,6 +65,12 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 def _check(where: str, value: Any, right: object, what: str) -> None:
     if not right:
         raise InvalidArgument(f"{where}: must be a {what}, not {value!r}".replace("a absolute", "an absolute"))
+
+
+def silence(settings: Mapping[str, Any]) -> float:
+    """Return the seconds for which a guest may not answer."""
+    seconds: int = settings.get("silence", SILENCE)
+    return float(seconds)
 
 
 def overhead(settings: Mapping[str, Any]) -> int:
