@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 POD4, POD6, HOST4, HOST6 = "10.9.0.2", "fd00:9::2", "10.9.0.1", "fd00:9::1"
 MEBIBYTE = 1 << 20
+#: Make random bytes in a guest and say their digest.
+RANDOM = "dd if=/dev/urandom of=/dev/shm/data bs=1M count=4 2>/dev/null; sha256sum /dev/shm/data"
 
 
 @pytest.fixture
@@ -125,26 +127,33 @@ def test_host_and_guest_exchange_data(
     largest = mtu - 28  # of IPv4 and ICMP
     pysandbox.ok("exec", container, "ping", "-c", "1", "-W", "5", "-s", str(largest), HOST4)
     pysandbox.ok("exec", container, "ping", "-6", "-c", "1", "-W", "5", "-s", str(mtu - 48), HOST6)
-    for address in (POD4, POD6):
-        assert _upload(pysandbox, container, host, address) == _download(pysandbox, container, host, address)
+    for number, address in enumerate((POD4, POD6)):
+        _upload(pysandbox, container, host, (address, 7000 + number))
+        _download(pysandbox, container, host, (address, 7100 + number))
 
 
-def _upload(pysandbox: Runtime, container: str, host: Namespace, address: str) -> str:
-    """Send random bytes from the host into the guest's /data; return their digest, as the host has it."""
-    data = os.urandom(MEBIBYTE) * 8
-    _begin(pysandbox, container, "nc -l -p 7000 >/data; touch /received")
-    _send(host, address, 7000, data)
-    eventually(lambda: "received" in pysandbox.ok("exec", container, "ls", "/"), "the guest has it all", seconds=20)
-    digest = hashlib.sha256(data).hexdigest()
-    assert pysandbox.ok("exec", container, "sha256sum", "/data").split()[0] == digest
-    pysandbox.ok("exec", container, "rm", "/received")
-    return digest
+def _upload(pysandbox: Runtime, container: str, host: Namespace, address: tuple[str, int]) -> None:
+    """Send random bytes from the host into the guest, and compare their digests."""
+    data = os.urandom(4 * MEBIBYTE)
+    digest = f"/dev/shm/digest{address[1]}"
+    _begin(pysandbox, container, f"nc -l -p {address[1]} | sha256sum >{digest}.part; mv {digest}.part {digest}")
+    with _connected(host, *address) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        client.recv(1)  # the guest has seen the end
+    wait = f"while ! [ -e {digest} ]; do sleep 0.1; done; cat {digest}"
+    assert pysandbox.ok("exec", container, "sh", "-c", wait).split()[0] == hashlib.sha256(data).hexdigest()
 
 
-def _download(pysandbox: Runtime, container: str, host: Namespace, address: str) -> str:
-    """Fetch the guest's /data over TCP and return its digest."""
-    _begin(pysandbox, container, "nc -l -p 7001 -e cat /data")
-    return hashlib.sha256(_fetch(host, address, 7001)).hexdigest()
+def _download(pysandbox: Runtime, container: str, host: Namespace, address: tuple[str, int]) -> None:
+    """Fetch random bytes from the guest, and compare their digests."""
+    digest = pysandbox.ok("exec", container, "sh", "-c", RANDOM).split()[0]
+    _begin(pysandbox, container, f"nc -l -p {address[1]} -e cat /dev/shm/data")
+    received = hashlib.sha256()
+    with _connected(host, *address) as client:
+        while data := client.recv(1 << 18):
+            received.update(data)
+    assert received.hexdigest() == digest
 
 
 def _begin(pysandbox: Runtime, container: str, script: str) -> None:
@@ -168,19 +177,6 @@ def _connected(host: Namespace, address: str, port: int) -> socket.socket:
 
     eventually(connect, f"something listens at {address} {port}", seconds=20)
     return found[0]
-
-
-def _send(host: Namespace, address: str, port: int, data: bytes) -> None:
-    with _connected(host, address, port) as client:
-        client.sendall(data)
-
-
-def _fetch(host: Namespace, address: str, port: int) -> bytes:
-    parts = []
-    with _connected(host, address, port) as client:
-        while data := client.recv(1 << 18):
-            parts.append(data)
-    return b"".join(parts)
 
 
 @pytest.fixture
@@ -212,13 +208,10 @@ def test_two_machines_on_one_bridge_reach_each_other_and_the_host(
         for address in (*others, HOST4, HOST6):
             pysandbox.ok("exec", container, "ping", "-c", "1", "-W", "5", address)
 
-    script = "dd if=/dev/urandom of=/data bs=1M count=8 2>/dev/null; sha256sum /data | cut -d ' ' -f 1"
-    sent = pysandbox.ok("exec", one, "sh", "-c", script)
-    _begin(pysandbox, one, "nc -l -p 7000 -e cat /data")
-    fetch = (
-        "for try in 1 2 3 4 5; do nc 10.9.0.2 7000 >/data && break; sleep 1; done; sha256sum /data | cut -d ' ' -f 1"
-    )
-    assert pysandbox.ok("exec", two, "sh", "-c", fetch) == sent
+    sent = pysandbox.ok("exec", one, "sh", "-c", RANDOM)
+    _begin(pysandbox, one, "nc -l -p 7000 -e cat /dev/shm/data")
+    eventually(lambda: ":7000 " in pysandbox.ok("exec", one, "netstat", "-ltn"), "the first listens", seconds=20)
+    assert pysandbox.ok("exec", two, "sh", "-c", "nc 10.9.0.2 7000 | sha256sum").split()[0] == sent.split()[0]
     own = ("cat", "/sys/class/net/eth0/address")
     assert pysandbox.ok("exec", one, *own) != pysandbox.ok("exec", two, *own)
 
