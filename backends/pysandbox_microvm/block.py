@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pysandbox.oci.types import Spec
+    from pysandbox_microvm.agent import Agent
+    from pysandbox_microvm.arguments import Disk
+    from pysandbox_microvm.machine import Machine
+    from pysandbox_microvm.provision import Provision
 
 #: Where each file system has its magic number: kind, offset, bytes (include/uapi/linux/magic.h and each one's header).
 _MAGIC = (("squashfs", 0, b"hsqs"), ("erofs", 1024, b"\xe2\xe1\xf5\xe0"), ("ext4", 1080, b"\x53\xef"))
@@ -161,3 +165,56 @@ def _lock(volume: Volume, descriptor: int, *, read_only: bool) -> None:
             f"{volume.where}: {volume.source}: is in use by another machine, and "
             + ("written to there" if read_only else "not to be shared with one that writes")
         ) from None
+
+
+# -- the disks of a container ------------------------------------------------------------------------------------------
+
+
+class Disks:
+    """All images of a container, open from the beginning to `close`: QEMU holds its own copies by then."""
+
+    def __init__(self, spec: Spec, bundle: str, storage: str) -> None:
+        root = root_volume(spec, bundle, storage)
+        volumes = [*([root] if root else []), *mount_volumes(spec, bundle, storage).values()]
+        self._opened: dict[str, Opened] = {}
+        self.root = root.name if root else None
+        try:
+            for volume in volumes:
+                self._opened[volume.name] = open_volume(volume)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def count(self) -> int:
+        """How many disks there are."""
+        return len(self._opened)
+
+    def root_disk(self, provision: Provision) -> Disk | None:
+        """Return the disk that the machine starts with, if it starts with any."""
+        if self.root is None or not provision.root_disk:
+            return None
+        from pysandbox_microvm.arguments import Disk
+
+        opened = self._opened[self.root]
+        return Disk(opened.descriptor, opened.read_only, opened.device)
+
+    def plug(self, machine: Machine, provision: Provision) -> None:
+        """Plug all others in."""
+        for name, opened in self._opened.items():
+            if name != self.root or not provision.root_disk:
+                machine.plug_disk(opened.descriptor, name, read_only=opened.read_only)
+
+    def attach(self, agent: Agent, provision: Provision) -> list[str]:
+        """Have the guest mount them; return its names for them."""
+        from pysandbox_microvm.arguments import ROOT_SERIAL
+
+        for name, opened in self._opened.items():
+            serial = ROOT_SERIAL if name == self.root and provision.root_disk else name
+            agent.attach(name, opened.kind, serial, read_only=opened.read_only)
+        return list(self._opened)
+
+    def close(self) -> None:
+        """Close them, and with that our hold on them: QEMU's copies keep the locks. Safe to call twice."""
+        while self._opened:
+            os.close(self._opened.popitem()[1].descriptor)

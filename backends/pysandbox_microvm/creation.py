@@ -22,6 +22,7 @@ from pysandbox.filtercache import compile_filter
 from pysandbox.linux import start_time
 from pysandbox.warm.wire import Closed, receive, send
 from pysandbox_microvm import service
+from pysandbox_microvm.block import root_volume
 from pysandbox_microvm.container import MicrovmContainer
 from pysandbox_microvm.netns import forget_network
 from pysandbox_microvm.place import Place
@@ -55,7 +56,7 @@ def create(request: CreateRequest) -> MicrovmContainer:
     check_settings(request.options.settings)
     if request.stdio.preserved:
         raise Unimplemented("--preserve-fds: a descriptor of the host cannot be handed into a virtual machine")
-    place = Place()
+    place = _place(request)
     plan = plan_init(request.bundle, request.spec, request.id, request.options, request.state, place, compile_filter)
     cgroup = open_spec_cgroup(request.spec, request.id, request.options)
     memory: dict[str, Any] = {
@@ -81,6 +82,13 @@ def create(request: CreateRequest) -> MicrovmContainer:
     return MicrovmContainer(
         request.id, request.state_dir, request.bundle, init, started, cgroup, memory, request.options.warn
     )
+
+
+def _place(request: CreateRequest) -> Place:
+    """Decide where the container will be in its guest: on a disk, if its root is an image."""
+    place = Place()
+    volume = root_volume(request.spec, request.bundle, place.storage)
+    return Place(disk=volume.name) if volume else place
 
 
 def open_spec_cgroup(spec: Spec, container_id: str, options: Options) -> Cgroup:

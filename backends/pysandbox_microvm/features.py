@@ -38,5 +38,6 @@ FEATURES = Features(
         **dict.fromkeys(_GUEST, "guest"),
         **dict.fromkeys(_REFUSED, "refused"),
         **dict.fromkeys(_IGNORED, "ignored"),
-    }
+    },
+    root_images=True,
 )

@@ -21,6 +21,8 @@ from pysandbox.plan.container import init_plan
 from pysandbox.plan.host import Host
 from pysandbox.plan.process import exec_plan
 from pysandbox.record import dataclass, replace
+from pysandbox_microvm.block import mount_volumes
+from pysandbox_microvm.place import STORAGE
 from pysandbox_microvm.tree import guest_mounts
 
 TYPE_CHECKING = False
@@ -130,12 +132,18 @@ def guest_spec(spec: Spec, bundle: str, place: Place) -> Spec:
     hooks = {"startContainer": (spec.get("hooks") or {}).get("startContainer") or []}
     changed: Any = {
         **spec,
-        "root": {**spec["root"], "path": f"{place.directory}/rootfs"},
-        "mounts": guest_mounts(spec, bundle, place.directory),
+        "root": {**spec["root"], "path": place.root},
+        "mounts": guest_mounts(spec, bundle, place.directory, _disks(spec, bundle, place), root=place.root),
         "hooks": hooks,
         "linux": linux,
     }
     return changed  # type: ignore[no-any-return]
+
+
+def _disks(spec: Spec, bundle: str, place: Place) -> dict[int, str]:
+    """Return where the guest has the mounts that are images, by their number."""
+    volumes = mount_volumes(spec, bundle, place.storage)
+    return {index: f"{STORAGE}/{volume.name}" for index, volume in volumes.items()}
 
 
 def _namespaces(namespaces: Sequence[Mapping[str, Any]], place: Place) -> Iterator[dict[str, Any]]:

@@ -147,11 +147,12 @@ class Features:
     """What a backend does with each part of a spec.
 
     `fields` maps a JSON path pattern (`process.rlimits`, `linux.seccomp.flags`) to `enforced`, `guest`, `refused` or
-    `ignored`.
+    `ignored`. `root_images`: `root.path` may be an image, in a file or on a block device, in place of a directory.
     """
 
     fields: Mapping[str, str]
     annotations: Mapping[str, str] = field(default_factory=dict)
+    root_images: bool = False
 
 
 class Container(abc.ABC):

@@ -251,6 +251,7 @@ def create(
     `deliver` gets its init when all stands: it writes the pid file and hands the console over. What fails, there too,
     leaves nothing behind. Raises AlreadyExists, InvalidArgument, HookFailed and whatever the backend raises.
     """
+    from pysandbox.oci.bundle import no_directory
     from pysandbox.oci.validate import warnings
 
     check_id(container_id)
@@ -259,6 +260,8 @@ def create(
     annotations = bundle.spec.get("annotations") or {}
     backend_name = choose(runtime.config, runtime.backend, annotations)
     backend = load_backend(backend_name, runtime.config)
+    if bundle.image and not backend.features().root_images:
+        raise no_directory(bundle.rootfs)
     record = _first_record(container_id, bundle, backend_name, runtime.store.path)
     with _take_id(runtime, record, bundle.spec) as directory:
         draft = _Draft(runtime, bundle, directory, record)

@@ -24,11 +24,15 @@ _NAMESPACE_FILES = {"network": "net", "ipc": "ipc", "uts": "uts"}
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle that passed every check. `path` and `rootfs` are absolute and free of symbolic links."""
+    """A bundle that passed every check. `path` and `rootfs` are absolute and free of symbolic links.
+
+    With `image` the rootfs is a file or block device with a file system in it, for backends that can boot from one.
+    """
 
     path: str
     spec: Spec
     rootfs: str
+    image: bool = False
 
     def extended(self, environment: Iterable[str] = (), mounts: Iterable[Mount] = ()) -> Bundle:
         """Return the bundle with more environment for its process, and more mounts."""
@@ -51,7 +55,7 @@ def load_bundle(path: str, config: str = CONFIG) -> Bundle:
     _refuse_host_settings(spec)
     _refuse_other_maps(spec)
     _fill_in(spec["process"])
-    return Bundle(directory, spec, _rootfs(directory, spec["root"]["path"]))
+    return Bundle(directory, spec, *_rootfs(directory, spec["root"]["path"]))
 
 
 def load_process(path: str) -> Process:
@@ -99,8 +103,13 @@ def _read_stream(path: str) -> dict[str, Any]:
         os.close(descriptor)
 
 
-def _rootfs(directory: str, path: str) -> str:
-    """Find the root file system: an existing directory, with no symbolic link on the way to it.
+def no_directory(path: str) -> InvalidArgument:
+    """Return the refusal of a root that is no directory."""
+    return InvalidArgument(f"invalid rootfs: {path}: not a directory")
+
+
+def _rootfs(directory: str, path: str) -> tuple[str, bool]:
+    """Find the root file system: an existing directory, or an image, with no symbolic link on the way to it.
 
     A link would let whoever may write beside the bundle choose the root after it was checked.
     """
@@ -110,11 +119,12 @@ def _rootfs(directory: str, path: str) -> str:
         real = os.path.realpath(joined, strict=True)
     except (OSError, ValueError) as error:
         raise InvalidArgument(f"invalid rootfs: stat {joined}: {_reason(error)}") from None
-    if not stat.S_ISDIR(mode):
-        raise InvalidArgument(f"invalid rootfs: {joined}: not a directory")
+    image = stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+    if not (stat.S_ISDIR(mode) or image):
+        raise no_directory(joined)
     if os.path.normpath(real) != joined:
         raise InvalidArgument(f"invalid rootfs: {joined}: not an absolute path, or a symlink")
-    return joined
+    return joined, image
 
 
 def _fill_in(process: Process) -> None:

@@ -112,6 +112,14 @@ def test_a_root_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "b/rootfs").rmdir()
     (tmp_path / "b/rootfs").touch()
 
+    assert load_bundle(str(tmp_path / "b")).image  # for backends that take one
+
+
+def test_a_root_that_is_neither_a_directory_nor_an_image(tmp_path: Path) -> None:
+    _make(tmp_path / "b")
+    (tmp_path / "b/rootfs").rmdir()
+    os.mkfifo(tmp_path / "b/rootfs")
+
     assert _refusal(tmp_path / "b") == f"invalid rootfs: {tmp_path}/b/rootfs: not a directory"
 
 
