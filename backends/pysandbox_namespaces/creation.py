@@ -12,6 +12,7 @@ from pysandbox.executor import ExecutorError
 from pysandbox.failure import in_runcs_words
 from pysandbox.filtercache import compile_filter
 from pysandbox.linux import start_time
+from pysandbox.plan.namespaces import makes_network
 from pysandbox_namespaces.container import START_FIFO, NamespacesContainer
 from pysandbox_namespaces.conversation import Conversation, Execution, hold_entrances, patience
 from pysandbox_namespaces.idmap import write_id_maps, write_process_file
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 def create(request: CreateRequest) -> NamespacesContainer:
     """Make a container whose init waits for `start`. On failure nothing is left."""
-    launch = executor.start(request.stdio)  # first of all: it takes as long as the plan does
+    # First of all: it takes as long as the plan does.
+    launch = executor.start(request.stdio, network=makes_network(request.spec))
     with contextlib.ExitStack() as undo:
         undo.callback(launch.abort)
         container = _create(request, launch, undo)

@@ -23,7 +23,9 @@ pub struct Executor {
     pub directory: Option<(String, OwnedFd)>,
     /// Namespace files of consecutive `join` operations, opened before the first of them was joined.
     pub joins: Vec<(i32, OwnedFd)>,
-    /// The kinds of namespaces that `unshare` made, as `CLONE_NEW*` flags.
+    /// The kinds of namespaces made before there was a plan that `unshare` has not come to, as `CLONE_NEW*` flags.
+    pub early: i32,
+    /// The kinds of namespaces that `unshare` made.
     pub made: i32,
     /// /proc/self/timens_offsets, opened before a user namespace could hide it.
     pub time_offsets: Option<OwnedFd>,
@@ -43,11 +45,25 @@ pub struct Executor {
     pub begun: Vec<(usize, &'static str, u64)>,
 }
 
+/// What was done before there was a plan.
+#[derive(Default)]
+pub struct Start {
+    /// The kinds of namespaces that are made, as `CLONE_NEW*` flags.
+    pub made: i32,
+    steps: Vec<(usize, &'static str, u64)>,
+}
+
+impl Start {
+    /// Note that a step begins.
+    pub fn note(&mut self, name: &'static str) {
+        self.steps.push((0, name, sys::monotonic()));
+    }
+}
+
 impl Executor {
-    /// `times` are those of `sys::monotonic` at which it began to wait for the plan, and at which that came.
-    pub fn new(plan: Plan, slots: Slots, report: Report, times: [u64; 2]) -> Executor {
+    pub fn new(plan: Plan, slots: Slots, report: Report, start: Start) -> Executor {
         let begun = match plan.trace {
-            true => vec![(0, "wait_plan", times[0]), (0, "plan", times[1])],
+            true => start.steps,
             false => Vec::new(),
         };
         Executor {
@@ -59,6 +75,7 @@ impl Executor {
             mapped: Vec::new(),
             directory: None,
             joins: Vec::new(),
+            early: start.made,
             made: 0,
             time_offsets: None,
             root_on_top: false,
@@ -75,7 +92,8 @@ impl Executor {
     /// Carry out every operation. The program's execution ends it well, an operation that fails with exit code 1.
     pub fn run(mut self) -> ! {
         let operations = std::mem::take(&mut self.plan.operations);
-        let prepared = ops::namespaces::open_time_offsets(&mut self, &operations)
+        let prepared = ops::namespaces::check_early(self.early, &operations)
+            .and_then(|()| ops::namespaces::open_time_offsets(&mut self, &operations))
             .and_then(|()| ops::process::confine_cgroup(&mut self, &operations));
         let outcome = prepared.and_then(|()| self.run_all(&operations));
         let name = operations.get(self.index).map_or("plan", Operation::name);

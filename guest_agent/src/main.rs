@@ -1,15 +1,17 @@
 //! pysandbox-executor: carries out a plan that Python worked out, then executes the container's program.
 //!
-//! It is started as `pysandbox-init report=N`, from a sealed memfd, while Python still plans. The plan and whatever else
-//! it needs come over the report socket, as slots. It decides nothing. Operations are carried out in their order, and the
-//! first that fails ends it.
+//! It is started as `pysandbox-init report=N [network]`, from a sealed memfd, while Python still plans. The plan and
+//! whatever else it needs come over the report socket, as slots. It decides nothing. Operations are carried out in their
+//! order, and the first that fails ends it. `network` says that the plan will make a network namespace: what takes as
+//! long as all mounts is done while there is no plan yet.
 //!
 //! It begins where the C library calls a C program: what Rust does before its own `main` (it reads /proc/self/maps and
 //! makes a stack for the message of a stack overflow) costs as much as all of the container's bind mounts.
 #![deny(unsafe_code)]
 #![no_main]
 
-use pysandbox_guest::executor::Executor;
+use pysandbox_guest::executor::{Executor, Start};
+use pysandbox_guest::ops::namespaces;
 use pysandbox_guest::plan::Plan;
 use pysandbox_guest::report::{Context, Failure, Outcome, Report};
 use pysandbox_guest::slots::Slots;
@@ -21,8 +23,9 @@ use pysandbox_guest::sys;
 extern "C" fn main() -> i32 {
     sys::reset_signals();
     sys::end_on_signals();
-    match Report::from_arguments(arguments()) {
-        Ok(report) => run(report),
+    let (network, others): (Vec<_>, Vec<_>) = arguments().partition(|word| word == "network");
+    match Report::from_arguments(others.into_iter()) {
+        Ok(report) => run(report, !network.is_empty()),
         Err(reason) => {
             eprintln!("pysandbox-init: {reason}");
             sys::exit(1);
@@ -36,15 +39,20 @@ fn arguments() -> impl Iterator<Item = String> {
     arguments.map(|argument| argument.to_string_lossy().into_owned())
 }
 
-fn run(report: Report) -> ! {
-    let waiting = sys::monotonic();
+fn run(report: Report, network: bool) -> ! {
+    let mut start = Start::default();
+    if network {
+        start.note("network");
+        start.made = namespaces::make_early();
+    }
+    start.note("wait_plan");
     // Nothing has been done yet: a caller that has no plan, or has died, hears no word of ours.
     let Some(mut slots) = Slots::receive(&report) else {
         sys::exit(1);
     };
-    let given = sys::monotonic();
+    start.note("plan");
     match read_plan(&mut slots, &report) {
-        Ok(plan) => Executor::new(plan, slots, report, [waiting, given]).run(),
+        Ok(plan) => Executor::new(plan, slots, report, start).run(),
         Err(failure) => {
             report.error(0, "plan", &failure);
             sys::exit(1);

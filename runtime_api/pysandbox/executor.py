@@ -1,8 +1,9 @@
 """Run a plan: start the sealed executor, give it the plan, talk to it over the report socket.
 
 `start` has the caller's process start the static executor from a sealed memfd, as `pysandbox-init report=N`: N is its
-end of the report socket (SOCK_SEQPACKET), descriptors 3 … 2+preserve are the container's own, in order. It waits for
-its first datagram, which `give` sends: {"slots": [name, …]}, with one SCM_RIGHTS descriptor for each name, at most 32.
+end of the report socket (SOCK_SEQPACKET), descriptors 3 … 2+preserve are the container's own, in order. A second
+argument, `network`, has it make a network namespace at once, for a plan that will ask for one. It waits for its first
+datagram, which `give` sends: {"slots": [name, …]}, with one SCM_RIGHTS descriptor for each name, at most 32.
 `plan` is a memfd with the plan's JSON; the caller adds what the plan needs (`start`, `process`, `cgroup`). So the
 executor starts while Python still plans. End of file, or anything odd, in place of that datagram: it exits without a
 word, having done nothing.
@@ -10,7 +11,8 @@ word, having done nothing.
 One JSON object in each datagram. From the executor:
 
     {"steps": [[i, name, CLOCK_MONOTONIC in ns], …]}   what has begun since the last; only under "trace": true. The
-                                                       first two are `wait_plan`, and `plan` when that came, both i 0
+                                                       first are `network`, if that is made at once, `wait_plan`, and
+                                                       `plan` when that came, all i 0
     {"stop": name}                                     waits for {"go": true}
     {"pid": n}                                         after clone, from the new process, before all else it says;
                                                        and once more from the one that made it
@@ -369,8 +371,11 @@ def spawn(plan_json: bytes, *, stdio: Stdio, slots: Mapping[str, int]) -> Launch
     return launch
 
 
-def start(stdio: Stdio) -> Launch:
+def start(stdio: Stdio, *, network: bool = False) -> Launch:
     """Start an executor that waits for `Launch.give`. The descriptors in `stdio` stay the caller's, open until then.
+
+    `network` has it make a network namespace meanwhile, which takes as long as all mounts; a plan that does not make
+    one, or that has a user namespace, which should own it, is then refused.
 
     Raises Unavailable where there is no executor to trust, OSError for trouble with the kernel. A plan's
     `parent_death_signal` looks at the calling *thread* (prctl(2)): it must live until the plan takes the signal back.
@@ -378,7 +383,7 @@ def start(stdio: Stdio) -> Launch:
     """
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     try:
-        outer = _Outer([stdio.stdin, stdio.stdout, stdio.stderr, *stdio.preserved], theirs)
+        outer = _Outer([stdio.stdin, stdio.stdout, stdio.stderr, *stdio.preserved], theirs, network=network)
     except BaseException:
         ours.close()
         theirs.close()
@@ -389,9 +394,9 @@ def start(stdio: Stdio) -> Launch:
 class _Outer(Start):
     """The executor's first process, started from the copy that is held, or from one of its own."""
 
-    def __init__(self, streams: list[int], report: _socket.socket) -> None:
+    def __init__(self, streams: list[int], report: _socket.socket, *, network: bool) -> None:
         super().__init__()
-        self._arguments = [ARGV0, f"report={len(streams)}"]
+        self._arguments = [ARGV0, f"report={len(streams)}", *(["network"] if network else [])]
         self._streams = [*streams, report.fileno()]
         self._report: _socket.socket | None = report  # until it has been started with it
         self._shared = _held is not None

@@ -274,6 +274,40 @@ def test_an_executor_that_was_started_waits_for_its_plan(rootfs: Path, tmp_path:
     assert launch.spawned < waits.ns < given < came.ns
 
 
+def started_early(operations: Sequence[Operation], output: Path) -> Run:
+    """Start an executor that makes a network namespace at once, and give it the plan."""
+    with output.open("wb") as out:
+        launch = executor.start(Stdio(stdout=out.fileno(), stderr=out.fileno()), network=True)
+    launch.give(Plan(operations=list(operations), trace=True).to_json(), {})
+    return Run(launch, output)
+
+
+def test_a_network_namespace_can_be_made_before_the_plan_comes(rootfs: Path, tmp_path: Path) -> None:
+    plan = [
+        *beginning(rootfs),
+        op.loopback(),
+        PROC,
+        op.pivot_root(),
+        *sh("readlink /proc/self/ns/net; ip link | wc -l"),
+    ]
+    ran = started_early(plan, tmp_path / "out").talk()
+    assert ran.wait() == 0, ran.text
+    namespace, lines = ran.text.split()
+    assert namespace != os.readlink("/proc/self/ns/net")
+    assert lines == "2"  # lo, on two lines
+    steps = [message.op for message in ran.messages if isinstance(message, Step)]
+    assert steps[:3] == ["network", "wait_plan", "plan"]
+
+
+@pytest.mark.parametrize("namespaces", [["mount", "pid"], ["user"]], ids=["none", "a user namespace's"])
+def test_a_plan_for_another_network_than_the_one_made_early_is_refused(
+    rootfs: Path, tmp_path: Path, namespaces: Sequence[str]
+) -> None:
+    plan = [op.unshare(namespaces), *beginning(rootfs, namespaces=["network"] if "user" in namespaces else ["ipc"])]
+    with pytest.raises(ExecutorError, match="a network namespace was made before the plan came"):
+        started_early([*plan, *ending("true")], tmp_path / "out").talk()
+
+
 def test_what_is_given_is_closed_on_exec(tmp_path: Path) -> None:
     start = os.open(_fifo(tmp_path), os.O_RDWR)
     ran = spawn([op.stop("here")], tmp_path / "out", start=start).talk(until="here")
@@ -1412,7 +1446,8 @@ def _grandchildren() -> list[int]:
 
 @pytest.mark.parametrize("name", STOPS)
 def test_an_executor_whose_caller_dies_dies_too(rootfs: Path, tmp_path: Path, name: str) -> None:
-    """The caller is killed at each stop; nobody says a word to the executor."""
+    """The caller is killed at each stop; nobody says a word to the executor, to either of its processes."""
+    known = set(_grandchildren())
     plan = tmp_path / "plan"
     plan.write_bytes(Plan(operations=stopping(rootfs)).to_json())
     caller = _caller(
@@ -1429,7 +1464,9 @@ def test_an_executor_whose_caller_dies_dies_too(rootfs: Path, tmp_path: Path, na
     pid = int(caller.stdout.readline())
     caller.kill()
     caller.communicate()
-    eventually(lambda: pid not in _grandchildren() and not os.path.exists(f"/proc/{pid}"), "it is gone", seconds=5)
+    eventually(
+        lambda: set(_grandchildren()) <= known and not os.path.exists(f"/proc/{pid}"), "they are gone", seconds=5
+    )
 
 
 def test_silence_has_a_limit(rootfs: Path, tmp_path: Path) -> None:

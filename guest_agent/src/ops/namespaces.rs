@@ -106,9 +106,42 @@ pub fn join_process(executor: &mut Executor, kinds: &[Text]) -> Outcome {
 
 pub fn unshare(executor: &mut Executor, kinds: &[Text]) -> Outcome {
     let flags = kind_flags(kinds)?;
-    sys::unshare(flags).at("unshare", &kind_names(kinds))?;
+    let early = flags & executor.early;
+    sys::unshare(flags & !early).at("unshare", &kind_names(kinds))?;
+    executor.early &= !early;
     executor.made |= flags;
     Ok(())
+}
+
+/// Make the network namespace of a plan that is still to come; the `CLONE_NEW*` flags of what was made. What the kernel
+/// refuses it refuses again where the plan asks for it.
+pub fn make_early() -> i32 {
+    match sys::unshare(libc::CLONE_NEWNET) {
+        Ok(()) => libc::CLONE_NEWNET,
+        Err(_) => 0,
+    }
+}
+
+/// Refuse a plan that does not make what is made already, or makes a user namespace that should own it.
+pub fn check_early(early: i32, operations: &[Operation]) -> Outcome {
+    if early == 0 || (makes(operations, "network") && !enters_user(operations)) {
+        return Ok(());
+    }
+    let text = "a network namespace was made before the plan came, which makes none of its own";
+    Err(Failure::new("unshare", "network", libc::EINVAL, text))
+}
+
+/// Whether a plan makes a namespace of this kind.
+pub fn makes(operations: &[Operation], kind: &str) -> bool {
+    operations.iter().any(|operation| match operation {
+        Operation::Unshare { kinds } => kinds.iter().any(|made| made.as_str() == kind),
+        _ => false,
+    })
+}
+
+fn enters_user(operations: &[Operation]) -> bool {
+    let joins = |operation: &Operation| matches!(operation, Operation::Join { kind, .. } if kind.as_str() == "user");
+    makes(operations, "user") || operations.iter().any(joins)
 }
 
 pub fn become_root() -> Outcome {
@@ -193,4 +226,46 @@ fn write_maps(pid: i32, file: &str, maps: &[IdMap]) -> Outcome {
     sys::write(fd.as_fd(), text.as_bytes())
         .map(|_| ())
         .at("write", &path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Text {
+        Text::new(text).unwrap()
+    }
+
+    fn unshares(kinds: &[&str]) -> Operation {
+        let kinds = kinds.iter().map(|kind| text(kind)).collect();
+        Operation::Unshare { kinds }
+    }
+
+    fn joins(kind: &str) -> Operation {
+        let (kind, path) = (text(kind), text("/proc/1/ns/x"));
+        Operation::Join { kind, path }
+    }
+
+    #[test]
+    fn a_plan_makes_what_it_unshares_and_not_what_it_joins() {
+        assert!(makes(&[joins("ipc"), unshares(&["uts", "pid"])], "pid"));
+        assert!(!makes(&[joins("pid"), unshares(&["uts"])], "pid"));
+    }
+
+    #[test]
+    fn a_network_namespace_made_early_is_for_a_plan_that_makes_one() {
+        let early = libc::CLONE_NEWNET;
+        assert!(check_early(early, &[unshares(&["pid", "network"])]).is_ok());
+        assert!(check_early(early, &[unshares(&["pid"])]).is_err());
+        assert!(check_early(early, &[joins("network")]).is_err());
+        assert!(check_early(0, &[joins("network")]).is_ok());
+    }
+
+    #[test]
+    fn a_network_namespace_of_a_user_namespace_is_not_made_early() {
+        let network = unshares(&["network"]);
+        for user in [unshares(&["user"]), joins("user")] {
+            assert!(check_early(libc::CLONE_NEWNET, &[user, network.clone()]).is_err());
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::executor::Executor;
 use crate::ops::mounts::attributes;
-use crate::ops::namespaces::CLONE_NEWTIME;
+use crate::ops::namespaces::{self, CLONE_NEWTIME};
 use crate::plan::{Operation, Text};
 use crate::report::{Context, Failure, Outcome, Report};
 use crate::slots::close_around;
@@ -38,7 +38,7 @@ pub fn stop(executor: &Executor, name: &Text) -> Outcome {
 /// In a pid namespace of its own there is nobody to look, and the mount's end would hold the new process up for 0.2 ms.
 pub fn confine_cgroup(executor: &mut Executor, operations: &[Operation]) -> Outcome {
     const SLOT: &str = "cgroup";
-    if makes_pid_namespace(operations) {
+    if namespaces::makes(operations, "pid") {
         return Ok(());
     }
     let Some(directory) = executor.slots.take(SLOT) else {
@@ -50,13 +50,6 @@ pub fn confine_cgroup(executor: &mut Executor, operations: &[Operation]) -> Outc
     sys::mount_setattr(mount.as_fd(), false, &readonly).at("mount_setattr", SLOT)?;
     executor.slots.set(SLOT, mount);
     Ok(())
-}
-
-fn makes_pid_namespace(operations: &[Operation]) -> bool {
-    operations.iter().any(|operation| match operation {
-        Operation::Unshare { kinds } => kinds.iter().any(|kind| kind.as_str() == "pid"),
-        _ => false,
-    })
 }
 
 /// Move this process, which has one thread, into cgroups of v1: `0` means whoever writes it.
@@ -430,19 +423,6 @@ mod tests {
     #[test]
     fn a_new_time_namespace_is_entered_by_a_fork() {
         assert!(!may_hand_over(libc::CLONE_NEWPID | CLONE_NEWTIME));
-    }
-
-    #[test]
-    fn only_a_new_pid_namespace_is_one_without_others() {
-        let kinds = |kinds: &[&str]| Operation::Unshare {
-            kinds: kinds.iter().map(|kind| Text::new(kind).unwrap()).collect(),
-        };
-        let join = Operation::Join {
-            kind: Text::new("pid").unwrap(),
-            path: Text::new("/proc/1/ns/pid").unwrap(),
-        };
-        assert!(makes_pid_namespace(&[join.clone(), kinds(&["ipc", "pid"])]));
-        assert!(!makes_pid_namespace(&[join, kinds(&["ipc"])]));
     }
 
     #[test]

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 STOLEN = 0.02
 ORDER = [
     scenario.FLOOR, "run true", "exec true", "create+start+delete", "create", "start", "state", "kill", "delete",
-    scenario.EXECUTOR, scenario.MEMORY, *(throughput.scenario_name(level) for level in throughput.LEVELS),
+    scenario.EXECUTOR, scenario.AFTER_PLAN, scenario.MEMORY,
+    *(throughput.scenario_name(level) for level in throughput.LEVELS),
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import time
-from itertools import pairwise
+from itertools import dropwhile, pairwise
 from typing import TYPE_CHECKING
 
 from pysandbox.compare import measure, memory, parity, throughput, workload
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 #: MiB; all other figures are milliseconds.
 MEMORY = "peak memory"
 EXECUTOR = "executor"
+AFTER_PLAN = "executor after the plan"
 FLOOR = "floor"
 #: Steps in which the executor waits: `wait_plan` ends when the plan has come.
 WAITS = {"wait_plan", "stop", "wait_start"}
@@ -131,12 +132,14 @@ class Bench:
     def executor(self) -> Iterator[tuple[str, float]]:
         """The executor's own share of `run true`, from its spawn to the user's program, as `--trace` tells it.
 
-        It is work, and not time that a caller waits: the start of the executor goes on while Python plans.
+        All of it is work. Only what follows the plan is time that `run` takes the longer for it: what the executor does
+        before goes on while Python plans.
         """
         if not self.contender.ours:
             return
         self.command("run", "--trace", *self._bundle("true"), _new_id())
         yield EXECUTOR, traced_milliseconds(self.output())
+        yield AFTER_PLAN, traced_milliseconds(self.output(), since="plan")
 
     def peak_memory(self) -> Iterator[tuple[str, float]]:
         """Most memory that `run true` and all its processes had at once, what the kernel holds for them included.
@@ -185,15 +188,19 @@ class Bench:
         return container, int(self._pid_file.read_text())
 
 
-def traced_milliseconds(text: str) -> float:
+def traced_milliseconds(text: str, since: str | None = None) -> float:
     """Return the sum of the steps of a `--trace`, but those in which the executor waited for the front end.
+
+    `since` is the first step to count, if not the first of all. Raises Failed where there is no such step.
 
     A line is `12.345 ms  +0.123  step`: what came before this step took 0.123. Between one of `WAITS` and the next, the
     front end was at work: the plan, the record, limits, hooks. What the executor did before that, it did beside it.
     """
     steps = [line.split() for line in text.splitlines() if line.split()[1:2] == ["ms"]]
+    if since is not None:
+        steps = list(dropwhile(lambda step: step[-1] != since, steps))
     if not steps:
-        raise measure.Failed("--trace printed no step")
+        raise measure.Failed(f"--trace printed no step {since or ''}".rstrip())
     return sum(float(now[-2].lstrip("+")) for before, now in pairwise(steps) if before[-1] not in WAITS)
 
 

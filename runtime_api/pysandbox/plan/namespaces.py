@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pysandbox.oci.types import IdMapping, Linux
+    from pysandbox.oci.types import IdMapping, Linux, Spec
     from pysandbox.plan.operation import Operation
 
 
@@ -64,6 +64,12 @@ def enter(namespaces: Namespaces, linux: Linux) -> list[Operation]:
     if new:
         operations.append(op.unshare(new))
     return operations + _time_offsets(namespaces, linux)
+
+
+def makes_network(spec: Spec) -> bool:
+    """Say whether a plan makes a network namespace in the caller's user namespace, so that it can be made before it."""
+    namespaces = read_namespaces(spec.get("linux") or {})
+    return namespaces.is_new("network") and not namespaces.has("user")
 
 
 def _check_root_mapped(linux: Linux) -> None:

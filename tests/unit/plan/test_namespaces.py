@@ -6,7 +6,7 @@ import pytest
 
 from pysandbox.errors import InvalidArgument
 from pysandbox.plan.host import Host
-from pysandbox.plan.namespaces import enter, is_mapped, read_namespaces
+from pysandbox.plan.namespaces import enter, is_mapped, makes_network, read_namespaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,22 @@ def test_a_new_user_namespace_owns_the_other_new_ones() -> None:
         "become_root",
         'unshare kinds=["mount","time"]',
     ]
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "made"),
+    [
+        ([{"type": "pid"}, {"type": "network"}], True),
+        ([{"type": "network", "path": "/n"}], False),
+        ([{"type": "pid"}], False),
+        ([{"type": "network"}, {"type": "user"}], False),
+        ([{"type": "network"}, {"type": "user", "path": "/u"}], False),
+    ],
+)
+def test_a_network_namespace_of_the_callers_user_namespace_is_known_before_the_plan(
+    namespaces: list[dict[str, str]], made: bool
+) -> None:
+    assert makes_network({"linux": {"namespaces": namespaces}}) is made  # type: ignore[typeddict-item]
 
 
 def test_clocks_are_set_in_the_new_time_namespace() -> None:
