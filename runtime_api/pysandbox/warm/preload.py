@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -46,14 +47,21 @@ LIBRARY = ("ctypes", "select", "termios", "tty", *_DIGESTS)
 
 
 def preload() -> None:
-    """Import what commands use. What cannot be imported here will fail in the command that wants it."""
+    """Import what commands use. A backend that cannot be imported here will fail in the command that wants it."""
     from pysandbox.plugins import BUILT_IN
 
-    backends = [module.rpartition(".")[0] for module, _ in BUILT_IN.values()]
-    for name in (*LIBRARY, *PACKAGES, *backends):
-        module = import_module(name)
-        for each in _wanted(module) if name not in LIBRARY else ():
-            import_module(each)
+    for name in LIBRARY:
+        import_module(name)
+    for name in PACKAGES:
+        _import_all(name)
+    for module, _ in BUILT_IN.values():
+        with contextlib.suppress(Exception):  # one backend that is broken should not slow the others down
+            _import_all(module.rpartition(".")[0])
+
+
+def _import_all(package: str) -> None:
+    for name in _wanted(import_module(package)):
+        import_module(name)
 
 
 def commands() -> dict[str, Command]:

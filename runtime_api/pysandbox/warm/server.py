@@ -82,6 +82,10 @@ class Server:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Unavailable("there is a server already") from None
+        os.truncate(self._lock_file, 0)
+        os.pwrite(self._lock_file, os.fsencode(os.path.abspath(self._program)), 0)
+        with contextlib.suppress(OSError):
+            place.sweep(self._directory)
 
     def _prepare(self) -> None:
         from pysandbox import executor
