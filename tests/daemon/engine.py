@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from runtime import eventually
 
 from daemon import image
@@ -111,6 +112,22 @@ class Engine:
         for point in mounts_below(self.directory):
             call(["umount", "--lazy", point], os.environ)
         shutil.rmtree(self.directory)
+
+
+def backend_arguments(request: pytest.FixtureRequest, backend: str) -> list[str]:
+    """Return the arguments that have the runtime use a backend: none for its own choice, else a settings file of ours.
+
+    Another runtime than ours has no backends: skips.
+    """
+    if backend == "namespaces":
+        return []
+    if request.getfixturevalue("runtime_program").name != "pysandbox":
+        pytest.skip("this runtime has no backends")
+    settings = request.getfixturevalue("tmp_path_factory").mktemp("settings") / "config.toml"
+    values = request.getfixturevalue(f"{backend}_settings").items()
+    lines = [f'backend = "{backend}"', f"[backends.{backend}]", *(f"{name} = {value!r}" for name, value in values)]
+    settings.write_text("\n".join(lines))
+    return ["--config", str(settings)]
 
 
 def start_docker(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from daemon.engine import Engine, start_docker
+from daemon.engine import Engine, backend_arguments, start_docker
 from networks import Namespace, namespaces
 from precondition import requires
 from runtime import eventually
@@ -28,12 +28,13 @@ def network() -> Iterator[Namespace]:
         yield network
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["namespaces", "microvm"])
 def docker(request: pytest.FixtureRequest, network: Namespace, runtime_program: Path, layer: Path) -> Iterator[Engine]:
     requires("command dockerd", "command docker", "command docker-proxy")
+    arguments = backend_arguments(request, request.param)
     directory = Path(tempfile.mkdtemp(prefix="psb-"))
     address = request.getfixturevalue("containerd_daemon").address
-    started = start_docker(directory, runtime_program, address, network=network)
+    started = start_docker(directory, runtime_program, address, arguments=arguments, network=network)
     started.import_image(layer)
     yield started
     started.close()
