@@ -9,6 +9,8 @@ initrd = "/path/initrd"                    # an own initrd instead of the image'
 kernel_parameters = ["quiet", "nokaslr"]   # those that a spec's vm.kernel.parameters may name
 qemu = "/usr/bin/qemu-system-x86_64"
 virtiofsd = "/usr/lib/qemu/virtiofsd"
+cache = "none"                             # or "auto", "always": what a guest keeps of shared files (docs/security.md)
+first_uid = 1878982656                     # 65536 user and group ids for QEMU, one for each machine
 accelerator = "tcg"                        # or "kvm", "auto"
 template = false                           # boot each machine
 vcpus = 1                                  # of a machine whose spec says nothing
@@ -23,6 +25,7 @@ silence = 10                               # seconds for which a guest may not a
 from __future__ import annotations
 
 from pysandbox.errors import InvalidArgument
+from pysandbox_microvm.identity import COUNT, FIRST, Range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +39,10 @@ OVERHEAD = 384
 
 _PATHS = frozenset({"directory", "images", "kernel", "initrd", "qemu", "virtiofsd"})
 _NUMBERS = frozenset({"vcpus", "memory", "max_vcpus", "max_memory", "overhead", "silence"})
+#: How long a guest may believe what it was told of a shared file: `auto` asks again after a second, and at each open;
+#: `none` keeps nothing at all; `always` never asks again, for trees that only the guest changes.
+CACHES = ("auto", "none", "always")
+_LAST_UID = 2**32 - 2
 _ACCELERATORS = ("auto", "kvm", "tcg")
 #: Seconds: under emulation a busy host may leave a machine without processors for a while.
 SILENCE = 10
@@ -51,6 +58,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         elif name in _NUMBERS:
             whole = isinstance(value, int) and not isinstance(value, bool)
             _check(where, value, whole and 1 <= value <= 1 << 24, "number from 1 to 16777216")
+        elif name == "cache":
+            _check(where, value, value in CACHES, f"word, one of {', '.join(CACHES)}")
+        elif name == "first_uid":
+            _check(where, value, _is_uid(value), f"number from 1000 to {_LAST_UID - COUNT}")
         elif name == "template":
             _check(where, value, isinstance(value, bool), "truth value")
         elif name == "accelerator":
@@ -65,6 +76,16 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 def _check(where: str, value: Any, right: object, what: str) -> None:
     if not right:
         raise InvalidArgument(f"{where}: must be a {what}, not {value!r}".replace("a absolute", "an absolute"))
+
+
+def _is_uid(value: Any) -> bool:
+    """Say whether a range of ids may begin there: beyond the system's own, and not with the one that means none."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1000 <= value <= _LAST_UID - COUNT
+
+
+def uids(settings: Mapping[str, Any]) -> Range:
+    """Return the ids that machines run as."""
+    return Range(settings.get("first_uid", FIRST))
 
 
 def silence(settings: Mapping[str, Any]) -> float:

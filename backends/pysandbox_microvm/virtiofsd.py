@@ -37,6 +37,7 @@ from pysandbox_microvm.jail import (
     program_binds,
     within_hard_limits,
 )
+from pysandbox_microvm.settings import CACHES
 from pysandbox_microvm.tree import SHARE
 
 TYPE_CHECKING = False
@@ -49,9 +50,7 @@ if TYPE_CHECKING:
 
 #: Where the two generations are installed; the newer one first.
 PLACES = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd", "/usr/local/libexec/virtiofsd")
-#: How long a guest may believe what it was told of a file: `auto` asks again after a second, and at each open;
-#: `none` keeps nothing at all; `always` never asks again, for trees that only the guest changes.
-CACHES = ("auto", "none", "always")
+#: One of the setting's (`settings.py`).
 DEFAULT_CACHE = "auto"
 #: Each does what its name says for a user of the guest: chown, what modes forbid, chmod and times of others' files,
 #: set-id bits that stay, groups and users in whose name files are made, device nodes, file capabilities.
