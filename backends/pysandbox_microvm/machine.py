@@ -92,6 +92,7 @@ class Machine:
         self._child: Child | None = None
         self._qmp: Client | None = None
         self._agent: Agent | None = None
+        self._is_private = False
 
     @classmethod
     def start(
@@ -121,6 +122,7 @@ class Machine:
                     hardware, command_line, qemu=qemu, memory=mapping, incoming=template is not None, disk=disk
                 )
                 machine.memory = fcntl.fcntl(places[Place.MEMORY], fcntl.F_DUPFD_CLOEXEC, 3)
+                machine._is_private = mapping == PRIVATE
                 machine._spawn(jail, argv, places)
                 if template is not None and mapping == SHARED:
                     template.copy_memory(machine.memory)
@@ -221,7 +223,12 @@ class Machine:
     # -- devices -------------------------------------------------------------------------------------------------------
 
     def plug_file_system(self, socket: int, tag: str) -> str:
-        """Plug in a file system whose server (vhost-user) is at the other end of `socket`; return its id."""
+        """Plug in a file system whose server (vhost-user) is at the other end of `socket`; return its id.
+
+        FailedPrecondition for a machine whose memory a server would not see: a clone with a root disk.
+        """
+        if self._is_private:
+            raise FailedPrecondition("a machine that was cloned with a root disk has no memory to share with a server")
         name = self._name("fs")
         server = {"type": "socket", "data": {"addr": _descriptor(name), "server": False}}
         with self._undone() as undo:

@@ -68,6 +68,13 @@ def most_size(settings: Mapping[str, Any]) -> Size:
     return Size(vcpus, max(memory - memory % (1024 * MIB), 1024 * MIB))
 
 
+def check_size(size: Size, settings: Mapping[str, Any]) -> None:
+    """Raise InvalidArgument for a size that no machine of this host can have."""
+    most = most_size(settings)
+    _check(size.vcpus, 1, most.vcpus, "vcpus", "")
+    _check(size.memory, LEAST_MEMORY, most.memory, "memory", " bytes")
+
+
 def setting(settings: Mapping[str, Any], name: str, default: int, most: int) -> int:
     """Return a setting that is a positive number. Raises InvalidArgument."""
     value = settings.get(name, default)

@@ -23,10 +23,11 @@ WORDS: list[tuple[str, ...]] = [
     ("--cgroup-manager", "x", "list"), ("--systemd-cgroup", "features"),
     *((command, "--help") for command in (
         "backends", "check", "checkpoint", "create", "delete", "env", "events", "exec", "explain", "features", "image",
-        "kill", "list", "pause", "ps", "restore", "resume", "run", "server", "spec", "start", "state", "update")),
+        "kill", "list", "pause", "ps", "restore", "resume", "run", "server", "spec", "start", "state", "template",
+        "update")),
     *((command,) for command in (
         "backends", "checkpoint", "create", "delete", "events", "exec", "explain", "features", "image", "kill", "list",
-        "pause", "ps", "restore", "resume", "run", "server", "spec", "start", "state", "update")),
+        "pause", "ps", "restore", "resume", "run", "server", "spec", "start", "state", "template", "update")),
     *((command, "no-such-id") for command in (
         "checkpoint", "delete", "events", "kill", "pause", "ps", "restore", "resume", "start", "state")),
     ("exec", "no-such-id", "true"), ("update", "--pids-limit", "5", "no-such-id"), ("delete", "--force", "no-such-id"),
