@@ -64,6 +64,13 @@ MOST_FILES = 1 << 20
 #: Bytes of what it said last that are kept in the pipe to us; more is dropped.
 _LAST_WORDS = 4096
 _SLOT = "mount"
+#: File systems whose files are the kernel's own state. No tmpfs, devpts or mqueue: what is in those is somebody's.
+_KERNEL_FILE_SYSTEMS = frozenset(
+    """
+    proc sysfs cgroup cgroup2 securityfs debugfs tracefs configfs bpf pstore efivarfs binfmt_misc fusectl selinuxfs
+    nsfs rpc_pipefs
+    """.split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +183,8 @@ class FileServer:
                 raise _explained(error, jail, argv, tree) from error
             finally:
                 os.close(theirs)
+            undo.callback(process.close)
+            _hide_the_host(process, tree)
             undo.pop_all()
         return cls(process, socket, messages)
 
@@ -264,6 +273,53 @@ def _in_jail(pidfd: int, operations: Sequence[op.Operation]) -> None:
             raise Unavailable("the executor ended before it had changed a file server's mounts")
     finally:
         launch.abort()
+
+
+# -- what is the host itself -------------------------------------------------------------------------------------------
+
+
+def _hide_the_host(process: Jailed, tree: Tree) -> None:
+    """Take file systems that are the host's kernel out of the tree, before a guest is connected.
+
+    To write to /proc/sys, /sys or a cgroup is to change the host, whatever the file's owner. A recursive bind mount of
+    the host's root would hand them to root of the guest: they are empty there. One that is asked for by a name that
+    does not look like it (a link to /proc) is refused.
+    """
+    with open(f"/proc/{process.pid}/mountinfo", "rb") as file:
+        places = kernel_mounts(file.read().decode(errors="surrogateescape"))
+    for part in tree.parts:
+        if f"/{part.name}" in places:
+            raise FailedPrecondition(f"{part.where}: {part.source}: is the host's {places[f'/{part.name}']}, not files")
+    if places:
+        # A mount that lies in another one is gone with that.
+        outermost = [place for place in places if not any(_is_below(place, other) for other in places)]
+        hiding = [op.mask_path(f"{SHARE}{place}") for place in outermost]
+        _in_jail(process.pidfd, [op.open_null("null"), *hiding])
+
+
+def kernel_mounts(mountinfo: str) -> dict[str, str]:
+    """Return where in the tree file systems without files of their own are mounted, and their kind.
+
+    The table is as proc_pid_mountinfo(5) has it: of a file server that has changed its root to the tree, or will yet.
+    """
+    found = {}
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        kind, place = rest.split(" ")[0], fields.split(" ")[4].removeprefix(SHARE)
+        if kind in _KERNEL_FILE_SYSTEMS and place.startswith(("/rootfs", "/mounts/")):
+            found[_unescaped(place)] = kind
+    return found
+
+
+def _unescaped(place: str) -> str:
+    """Undo the octal escapes of space, tab, newline and backslash, which comes last."""
+    for code, letter in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        place = place.replace(code, letter)
+    return place
+
+
+def _is_below(place: str, other: str) -> bool:
+    return place.startswith(other.rstrip("/") + "/")
 
 
 def _explained(error: ExecutorError, jail: Jail, argv: Sequence[str], tree: Tree) -> SandboxError:

@@ -14,6 +14,7 @@ import pytest
 from precondition import requires
 from sharing.guest import Guest, guest_kernel
 
+from pysandbox.errors import FailedPrecondition
 from pysandbox.executor import ExecutorError
 from pysandbox_microvm import tree, virtiofsd
 
@@ -305,6 +306,28 @@ result = [attempt(open, f'{{root}}/{{name}}', flags) for name in names for flags
         assert [path.name for path in canary.parent.iterdir()] == ["file"]
     finally:
         shutil.rmtree(canary.parent)
+
+
+def test_the_hosts_root_is_shared_without_the_hosts_kernel(guest: Guest) -> None:
+    """A recursive bind mount of "/": its files, and neither /proc nor /sys nor any cgroup."""
+    bundle = new_bundle()
+    server = guest.share(plan(bundle, bind("/", "rbind", "ro")), "h")
+    assert guest.value("os.path.exists('/mnt/h/mounts/0/etc/passwd')")
+    seen = guest.value("[os.listdir('/mnt/h/mounts/0/' + name) for name in ('proc', 'sys')]")
+    assert seen == [[], []]
+    assert os.listdir("/proc") != []  # the proof
+    left = set(virtiofsd.kernel_mounts(Path(f"/proc/{server.pid}/mountinfo").read_text()))
+    assert all(
+        os.path.isdir(f"/proc/{server.pid}/root{place}") is False or not os.listdir(f"/proc/{server.pid}/root{place}")
+        for place in left
+    )
+
+
+def test_the_hosts_kernel_is_not_shared_under_another_name(guest: Guest) -> None:
+    bundle = new_bundle()
+    (bundle / "link").symlink_to("/proc/sys")
+    with pytest.raises(FailedPrecondition, match=r"mounts\[0\]: .*link: is the host's proc, not files"):
+        virtiofsd.FileServer.start(plan(bundle, bind(bundle / "link")), virtiofsd.find_server())
 
 
 def test_the_file_server_cannot_open_a_device_node_that_a_guest_made(shared: Shared) -> None:

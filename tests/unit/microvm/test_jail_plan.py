@@ -161,3 +161,15 @@ def test_the_filter_refuses_and_lets_through_what_it_is_told() -> None:
     refused = {name for rule in barrier.profile()["syscalls"] for name in rule["names"]}
     assert {"mount", "bpf", "ptrace", "keyctl", "io_uring_setup", "chroot", "setns", "kexec_load"} <= refused
     assert "chroot" not in {name for rule in barrier.profile(["chroot"])["syscalls"] for name in rule["names"]}
+
+
+def test_file_systems_that_are_the_kernel_are_found_wherever_they_are_mounted() -> None:
+    table = r"""
+108 177 254:0 /b/rootfs /rootfs rw,nosuid - ext4 /dev/vda rw
+109 108 0:5 / /rootfs/a\040b rw,nosuid shared:5 master:1 - proc proc rw
+110 108 0:5 / /mounts/1/\134040 rw,nosuid - cgroup2 none rw
+111 108 0:9 / /mounts/2 rw - tmpfs proc rw
+112 100 0:5 / /proc ro - proc proc rw
+113 100 0:6 / /share/mounts/3 rw - sysfs sysfs rw
+""".strip()
+    assert virtiofsd.kernel_mounts(table) == {"/rootfs/a b": "proc", "/mounts/1/\\040": "cgroup2", "/mounts/3": "sysfs"}
