@@ -9,7 +9,7 @@ from pysandbox import process as processes
 from pysandbox.backend import Backend, Process
 from pysandbox.cgroup.placement import load_cgroup, open_cgroup
 from pysandbox.errors import FailedPrecondition
-from pysandbox_microvm.container import MicrovmContainer
+from pysandbox_microvm.container import MicrovmContainer, leave
 from pysandbox_microvm.netns import forget_network
 
 TYPE_CHECKING = False
@@ -57,8 +57,10 @@ class MicrovmBackend(Backend):
     def create(self, request: CreateRequest) -> Container:
         """Make the cgroup, start the sandbox process, and wait until init is ready in its machine."""
         from pysandbox_microvm.creation import create
+        from pysandbox_microvm.pod import join, sandbox_of
 
-        return create(request)
+        sandbox = sandbox_of(request.spec.get("annotations") or {})
+        return join(request, sandbox) if sandbox else create(request)
 
     def load(self, record: ContainerRecord) -> Container:
         """Take hold of the sandbox process that the record names."""
@@ -73,6 +75,8 @@ class MicrovmBackend(Backend):
         """End the sandbox process, and everything in the cgroup, and remove the cgroup."""
         with contextlib.suppress(FailedPrecondition):
             processes.send_signal(record.pid, record.pid_start_time, SIGKILL)
+        if "sandbox" in record.backend_state:
+            leave(record.backend_state["sandbox"], record.id)
         cgroup = _remembered_cgroup(record)
         if cgroup is not None:
             cgroup.kill()

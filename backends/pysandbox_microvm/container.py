@@ -61,6 +61,8 @@ class MicrovmContainer(Container):
         self._place = Place.load(memory["place"])
         self._overhead: int = memory["overhead"]
         self._network: str = memory.get("network", "")
+        self._joined = "sandbox" in memory
+        self._sandbox: str = memory.get("sandbox", state_dir)  # where the sandbox process listens
         self._warn = warn
         self._reaped = False
         self._execs: dict[str, tuple[int, int]] = {}  # exec id → pid of its proxy, start time
@@ -83,7 +85,7 @@ class MicrovmContainer(Container):
         """Run one more process: a proxy stands for it on the host."""
         from pysandbox_microvm.execution import execute
 
-        process = execute(request, self._bundle, self.id, self._state_dir, self._spec(), self._place)
+        process = execute(request, self._bundle, self.id, self._sandbox, self._spec(), self._place)
         self._execs[request.exec_id] = (process.pid, start_time(process.pid) or 0)
         return process
 
@@ -96,7 +98,7 @@ class MicrovmContainer(Container):
                 return  # whatever was left went with the machine
             raise FailedPrecondition("container not running")
         last = signal == signals.SIGKILL and exec_id is None
-        if last and self.paused():
+        if last and self.paused() and not self._joined:
             self._end()  # a guest that stands still kills nobody
             return
         arguments = {"signal": signal, "exec_id": exec_id or "", "everyone": everyone}
@@ -134,7 +136,9 @@ class MicrovmContainer(Container):
         return is_alive(self.init.pid, self._started)
 
     def delete(self) -> None:
-        """End what is left in the cgroup, and remove it."""
+        """End what is left in the cgroup, and remove it. A sandbox that was joined first lets go of the file server."""
+        if self._joined:
+            leave(self._sandbox, self.id)
         self._cgroup.kill()
         # A shim's reaper may have taken it: then its pid may be another child's, whose exit code is wanted.
         if not self._reaped and start_time(self.init.pid, zombie=True) == self._started:
@@ -146,12 +150,21 @@ class MicrovmContainer(Container):
     # -- what it does meanwhile ----------------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Stop the machine's processors."""
-        self._ask("pause")
+        """Stop the machine's processors; those of a pod go on while one of its containers is frozen."""
+        if not self._joined:
+            self._ask("pause")
+            return
+        self._ask("freeze", {"frozen": True})
+        os.close(os.open(f"{self._state_dir}/{PAUSED}", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
     def resume(self) -> None:
         """Let them go on."""
-        self._ask("resume")
+        if not self._joined:
+            self._ask("resume")
+            return
+        self._ask("freeze", {"frozen": False})
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self._state_dir}/{PAUSED}")
 
     def paused(self) -> bool:
         """Look for the sandbox process's own mark: a command that only looks asks nobody."""
@@ -161,7 +174,7 @@ class MicrovmContainer(Container):
         """Change the limits that are given: the guest's, the machine's on the host, and its size where it must grow."""
         from pysandbox_microvm.updating import update
 
-        update(self.id, self._state_dir, self._cgroup, self._overhead, resources)
+        update(self.id, self._sandbox, self._cgroup, self._overhead, resources)
 
     def stats(self) -> Mapping[str, Any]:
         """Return the usage that the guest's kernel counts, in the shape of runc's."""
@@ -185,7 +198,7 @@ class MicrovmContainer(Container):
     def watch_oom(self) -> OomWatch | None:
         """Have the sandbox process tell."""
         try:
-            connection = service.connect(self._state_dir)
+            connection = service.connect(self._sandbox)
             service.request(connection, "oom", {"container": self.id})
             try:
                 service.answer(connection, service.QUICK)
@@ -207,16 +220,22 @@ class MicrovmContainer(Container):
     def console(self) -> str:
         """Return what the machine's serial console said last."""
         text: str = self._ask("console")["console"]
-        return text
+        return text.replace("\r\n", "\n")
 
     def _ask(self, name: str, arguments: Mapping[str, Any] | None = None, limit: float = service.PATIENCE) -> Any:
-        return service.ask(self._state_dir, name, {"container": self.id, **(arguments or {})}, limit=limit)[0]
+        return service.ask(self._sandbox, name, {"container": self.id, **(arguments or {})}, limit=limit)[0]
 
     def _spec(self) -> Spec:
         """Return the spec as it was when the container was created."""
         with open(os.path.join(self._state_dir, "config.json"), "rb") as file:
             spec: Spec = json.load(file)
         return spec
+
+
+def leave(sandbox: str, container_id: str) -> None:
+    """Have a sandbox process forget a container that has joined it; one that has ended has nothing to forget."""
+    with contextlib.suppress(SandboxError, OSError):
+        service.ask(sandbox, "remove", {"container": container_id})
 
 
 class _Watch(OomWatch):

@@ -67,16 +67,16 @@ def create(request: CreateRequest) -> MicrovmContainer:
     }
     request.remember(memory)
     with contextlib.ExitStack() as undo:
-        _make_cgroup(request, cgroup)
+        make_cgroup(request, cgroup)
         undo.callback(cgroup.remove)
         undo.callback(forget_network, memory["network"])
         begun = _Begun(request, cgroup)
         undo.callback(begun.abort)
         try:
-            init = begun.talk(_order(request, plan, place, begun.entrances))
+            init = begun.talk(order(request, plan, place, begun.entrances))
         except ExecutorError as error:
             raise in_runcs_words(error, request.spec["process"]["args"][0], request.spec) from error
-        cgroup.apply(host_resources(_resources(request.spec), memory["overhead"]))
+        cgroup.apply(host_resources(resources_of(request.spec), memory["overhead"]))
         undo.pop_all()
     started = start_time(init.pid) or 0
     return MicrovmContainer(
@@ -97,11 +97,12 @@ def open_spec_cgroup(spec: Spec, container_id: str, options: Options) -> Cgroup:
     return open_cgroup(path, container_id, systemd=options.systemd_cgroup)
 
 
-def _resources(spec: Spec) -> Any:
+def resources_of(spec: Spec) -> Any:
+    """Return `linux.resources` of a spec."""
     return (spec.get("linux") or {}).get("resources") or {}
 
 
-def _make_cgroup(request: CreateRequest, cgroup: Cgroup) -> None:
+def make_cgroup(request: CreateRequest, cgroup: Cgroup) -> None:
     """Make the cgroup, with the machine's devices and no limit yet: it would hold up the boot. See `namespaces`."""
     try:
         cgroup.create({"devices": host_resources({}, 0)["devices"]})
@@ -110,7 +111,7 @@ def _make_cgroup(request: CreateRequest, cgroup: Cgroup) -> None:
         raise
 
 
-def _order(request: CreateRequest, plan: GuestPlan, place: Place, entrances: list[str]) -> dict[str, Any]:
+def order(request: CreateRequest, plan: GuestPlan, place: Place, entrances: list[str]) -> dict[str, Any]:
     """Return what the sandbox process is asked for."""
     process = request.spec["process"]
     size = process.get("consoleSize") or {"width": 0, "height": 0}
@@ -221,7 +222,7 @@ class _Begun:
         with contextlib.suppress(ProcessLookupError):
             if current().is_child(self.pid):
                 os.kill(self.pid, 9)
-        _reap(self.pid)
+        reap(self.pid)
 
     def _close(self) -> None:
         self._ours.close()
@@ -242,7 +243,7 @@ def _spawn(state_dir: str, control: int) -> int:
         os.close(log)
 
 
-def _reap(pid: int) -> None:
+def reap(pid: int) -> None:
     """Reap a killed child; what is no child is let be."""
     deadline = time.monotonic() + END_TIMEOUT
     with contextlib.suppress(ChildProcessError):

@@ -76,10 +76,11 @@ def _execute(state_dir: str, arguments: dict[str, object], streams: list[int], *
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
     with contextlib.closing(ours), contextlib.closing(theirs):
         service.ask(state_dir, "exec", arguments, [theirs.fileno(), *streams])
-        return _start_proxy(ours.fileno(), streams[0] if terminal else None)
+        return start_proxy(ours.fileno(), streams[0] if terminal else None)
 
 
-def _start_proxy(socket: int, terminal: int | None) -> int:
+def start_proxy(socket: int, terminal: int | None) -> int:
+    """Start a proxy as the caller's child, with its end of a socket and its terminal; return its pid."""
     from pysandbox.executor import open_program
 
     program = open_program(PROGRAM)

@@ -16,13 +16,14 @@ from pysandbox.errors import SandboxError, Unavailable
 from pysandbox_microvm.block import Disks
 from pysandbox_microvm.image import directory_of, find_image
 from pysandbox_microvm.provision import find_qemu, plan_machine, provide_machine
+from pysandbox_microvm.settings import uids
 from pysandbox_microvm.size import Size, size_class, size_of
 from pysandbox_microvm.tree import host_tree
-from pysandbox_microvm.virtiofsd import FileServer, find_server
+from pysandbox_microvm.virtiofsd import DEFAULT_CACHE, FileServer, find_server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from pysandbox.oci.types import Resources, Spec
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 UNKNOWN_CODE = 255
 #: Bytes for the guest's random pool.
 _SEED = 256
+#: What says of a container that others will join its machine: containerd's annotation, and CRI-O's.
+SANDBOX_ANNOTATIONS = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
+#: How many may: each has a file system of its own.
+MOST_JOINING = 11
 #: Seconds in which QEMU's end is seen after its sockets have been closed.
 _LATE = 1.0
 
@@ -58,6 +63,8 @@ class Host:
         self._servers: dict[str, FileServer] = {}
         self._disks: list[str] = []  # storages of the guest
         self._size = Size(0, 0)
+        self._plugged: dict[str, str] = {}  # storage → device
+        self._members: dict[str, Resources] = {}
         self._undo = contextlib.ExitStack()
         self._closing = False
         self._ended: Callable[[int, str], None] = lambda _code, _reason: None
@@ -100,7 +107,7 @@ class Host:
         self._step("storage")
         if storage in self._servers:
             self.agent.attach(storage, "virtiofs", storage)
-            self._watch(storage)
+            self._watch(storage, lambda why: self._ended(UNKNOWN_CODE, why))
         self._disks = disks.attach(self.agent, provision)
         self._connect_network()
         self._grow_into(provision)
@@ -109,7 +116,7 @@ class Host:
         from pysandbox_microvm.arguments import kernel_parameters
         from pysandbox_microvm.identity import Identity
 
-        self._identity = Identity.take()
+        self._identity = Identity.take(uids(self._settings))
         self._undo.callback(self._identity.close)
         image = find_image(self._settings)
         self._size = size_of(self._spec, self._settings)
@@ -122,7 +129,7 @@ class Host:
             self._settings,
             directory,
             self._jail,
-            devices=interfaces + shared + disks.count,
+            devices=interfaces + shared + disks.count + (MOST_JOINING if is_sandbox(self._spec) else 0),
             # A file server needs the machine's memory shared, a template's disk has it private: then it is plugged in.
             root_disk=disks.root is not None and not shared,
             parameters=parameters,
@@ -137,7 +144,8 @@ class Host:
     def _start_server(self, storage: str, tree: Tree) -> None:
         if not tree.parts:
             return
-        server = FileServer.start(tree, find_server(self._settings.get("virtiofsd", "")))
+        program = find_server(self._settings.get("virtiofsd", ""))
+        server = FileServer.start(tree, program, cache=self._settings.get("cache", DEFAULT_CACHE))
         self._servers[storage] = server
         self._undo.callback(server.close)
 
@@ -167,10 +175,49 @@ class Host:
 
     # -- while it runs -------------------------------------------------------------------------------------------------
 
-    def make_root_read_only(self, storage: str) -> None:
-        """Make the first container's root read-only on the host, once the guest has made its mount points."""
-        if self._spec["root"].get("readonly") and not any(name.endswith("-root") for name in self._disks):
+    def make_root_read_only(self, storage: str, spec: Spec) -> None:
+        """Make a container's root read-only on the host, once the guest has made its mount points."""
+        if spec["root"].get("readonly") and not any(name.endswith("-root") for name in self._disks):
             self._servers[storage].make_root_read_only()
+
+    def add_storage(
+        self, storage: str, spec: Spec, bundle: str, entrances: Mapping[str, str], lost: Callable[[str], None]
+    ) -> None:
+        """Serve the files of one more container, from a file server in the cgroup that the entrances lead to.
+
+        `lost` is called, with the reason, when that ends by itself.
+        """
+        program = find_server(self._settings.get("virtiofsd", ""))
+        cache = self._settings.get("cache", DEFAULT_CACHE)
+        server = FileServer.start(host_tree(spec, bundle), program, cache=cache, entrances=entrances)
+        try:
+            self._plugged[storage] = self.machine.plug_file_system(server.socket.fileno(), storage)
+            self._servers[storage] = server
+            self.agent.attach(storage, "virtiofs", storage)
+        except BaseException:
+            self._servers.pop(storage, None)
+            server.close()
+            raise
+        self._undo.callback(server.close)
+        self._watch(storage, lost)
+
+    def remove_storage(self, storage: str) -> None:
+        """Take the files of a container away again, as far as the guest lets go of them."""
+        server = self._servers.pop(storage, None)
+        with contextlib.suppress(SandboxError, OSError):
+            self.agent.detach(storage)
+            self.machine.unplug(self._plugged.pop(storage))
+        if server is not None:
+            server.close()
+
+    def give_room(self, container: str, resources: Resources | None) -> None:
+        """Let the machine grow for one more container's limits; None for one that is gone, and leaves its room."""
+        if resources is None:
+            self._members.pop(container, None)
+            return
+        self._members[container] = resources
+        own: Any = (self._spec.get("linux") or {}).get("resources") or {}
+        self.resize(_sum_of([own, *self._members.values()]))
 
     def on_end(self, ended: Callable[[int, str], None]) -> None:
         """Have a function called, with exit code and reason, when a part of it ends by itself."""
@@ -182,16 +229,16 @@ class Host:
             why = self.machine.why()
             self._ended(_code_of(why), why)
 
-    def _watch(self, storage: str) -> None:
-        threading.Thread(target=self._watch_server, args=(storage,), name="file server", daemon=True).start()
+    def _watch(self, storage: str, lost: Callable[[str], None]) -> None:
+        threading.Thread(target=self._watch_server, args=(storage, lost), name="file server", daemon=True).start()
 
-    def _watch_server(self, storage: str) -> None:
+    def _watch_server(self, storage: str, lost: Callable[[str], None]) -> None:
         server = self._servers[storage]
         poll = select.poll()
         poll.register(server.pidfd, select.POLLIN)
         poll.poll()
-        if not self._closing:
-            self._ended(UNKNOWN_CODE, f"virtiofsd has ended: {server.last_words() or 'without a word'}")
+        if not self._closing and self._servers.get(storage) is server:
+            lost(f"virtiofsd has ended: {server.last_words() or 'without a word'}")
 
     def resize(self, resources: Resources) -> None:
         """Give the machine what new limits need, if it has less: it does not shrink."""
@@ -234,10 +281,30 @@ class Host:
             self._undo.close()
 
 
+def is_sandbox(spec: Spec) -> bool:
+    """Say whether further containers are to join this one's machine."""
+    annotations = spec.get("annotations") or {}
+    return any(annotations.get(kind) == "sandbox" for kind in SANDBOX_ANNOTATIONS)
+
+
 def _code_of(why: str) -> int:
     """Return the exit code that a machine's end gives its containers: a signal's, if that is what ended QEMU."""
     words = why.partition(";")[0].rpartition("killed by signal ")
     return 128 + int(words[2]) if words[1] and words[2].isdigit() else UNKNOWN_CODE
+
+
+def _sum_of(limits: Sequence[Resources]) -> Resources:
+    """Return the limits of a machine for containers with these: the sums, as far as they have any."""
+    memory = sum(max((each.get("memory") or {}).get("limit") or 0, 0) for each in limits)
+    cpus = 0.0
+    for each in limits:
+        cpu = each.get("cpu") or {}
+        cpus += max(cpu.get("quota") or 0, 0) / (cpu.get("period") or 100_000)
+    summed: Any = {
+        "memory": {"limit": memory} if memory else {},
+        "cpu": {"quota": int(cpus * 100_000), "period": 100_000},
+    }
+    return summed  # type: ignore[no-any-return]
 
 
 class _Starting:

@@ -84,6 +84,7 @@ class Sandbox:
         self.first, self.state_dir, self.host = first, state_dir, host
         self.agent: Agent = host.agent
         self._tasks: dict[str, Task] = {}
+        self._storages: dict[str, str] = {}  # of containers that have joined
         self._lock = threading.Lock()
         self._waker = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._end: tuple[int, str] | None = None
@@ -115,6 +116,46 @@ class Sandbox:
         """Return all tasks."""
         with self._lock:
             return list(self._tasks.values())
+
+    def join(self, process: GuestProcess, order: Mapping[str, Any]) -> Task:
+        """Make a further container, whose init is `process`: its files, its hooks, its part in the machine's size."""
+        container = process.container
+        task = self.add(container)
+        task.host_pid = order["proxy"]
+
+        def lost(why: str) -> None:
+            """End the one container whose files are gone."""
+            print(f"container {container}: {why}", file=sys.stderr, flush=True)
+            with contextlib.suppress(SandboxError, OSError):
+                task.signal(signal.SIGKILL, "", everyone=True)
+            task.end(UNKNOWN_CODE)
+
+        try:
+            self.host.add_storage(order["storage"], order["spec"], order["bundle"], order["entrances"], lost)
+            resources: Any = (order["spec"].get("linux") or {}).get("resources") or {}
+            self.host.give_room(container, resources)
+            run_inner_hooks(order)
+            task.create(process, order["plan"], order["timeout"])
+            self.host.make_root_read_only(order["storage"], order["spec"])
+        except BaseException:
+            self.leave(container)
+            raise
+        self._storages[container] = order["storage"]
+        return task
+
+    def leave(self, container: str) -> None:
+        """End what is left of a further container, and take its files away. The first one's end is the machine's."""
+        if container == self.first:
+            return
+        task = self.task(container)
+        with contextlib.suppress(SandboxError, OSError):
+            self.agent.delete(container)
+        task.end(128 + signal.SIGKILL)
+        self.drop(container)
+        self.host.give_room(container, None)
+        storage = self._storages.pop(container, None)
+        if storage is not None:
+            self.host.remove_storage(storage)
 
     # -- what the guest tells ------------------------------------------------------------------------------------------
 
@@ -283,7 +324,7 @@ class Creation:
         )
         self._step("container")
         sandbox.add(request["id"]).create(init, request["plan"], request["timeout"])
-        sandbox.host.make_root_read_only(request["storage"])
+        sandbox.host.make_root_read_only(request["storage"], request["spec"])
         self._listen(sandbox)
         self._step("ready")
         send(self._control, {"ready": {"pid": init.pid}})
@@ -336,11 +377,16 @@ class Creation:
             send(self._control, {"runtime": True})
             if "go" not in receive(self._control, HOOK_TIMEOUT)[0]:
                 raise Closed("no go")
-        if hooks.get("createContainer"):
-            from pysandbox.oci.hooks import run_hooks
+        run_inner_hooks(self._request)
 
-            state = {**self._request["state"], "pid": os.getpid(), "status": "creating"}
-            run_hooks(self._request["spec"], "createContainer", state)
+
+def run_inner_hooks(request: Mapping[str, Any]) -> None:
+    """Run the createContainer hooks of a container, in this process's namespaces."""
+    if (request["spec"].get("hooks") or {}).get("createContainer"):
+        from pysandbox.oci.hooks import run_hooks
+
+        state = {**request["state"], "pid": os.getpid(), "status": "creating"}
+        run_hooks(request["spec"], "createContainer", state)
 
 
 def main() -> int:

@@ -100,6 +100,9 @@ class Server:
             "close_stdin": self._close_stdin,
             "console": self._console,
             "peers": self._peers,
+            "create": self._create,
+            "remove": self._remove,
+            "freeze": self._freeze,
         }
         if name not in handlers:
             raise InvalidArgument(f"no request {name!r}")
@@ -164,8 +167,32 @@ class Server:
     def _console(self, _arguments: Mapping[str, Any], _: list[int]) -> Answer:
         return {"console": self._sandbox.host.machine.console().decode(errors="replace")}, []
 
+    # -- further containers --------------------------------------------------------------------------------------------
+
     def _peers(self, _arguments: Mapping[str, Any], _: list[int]) -> Answer:
-        return {"pids": {task.container: task.process("").pid for task in self._sandbox.tasks()}}, []
+        """Tell the pids of the containers' inits: on the host (this process's, or a proxy's), and in the guest."""
+        return {"pid": os.getpid(), "peers": {str(task.host_pid): task.guest_pid for task in self._sandbox.tasks()}}, []
+
+    def _create(self, arguments: Mapping[str, Any], descriptors: list[int]) -> Answer:
+        """Make one more container. Descriptors: its proxy's socket, then 0, 1 and 2."""
+        proxy, streams = Proxy(descriptors[0]), descriptors[1:]
+        descriptors.clear()
+        process = GuestProcess(arguments["id"], "", streams, terminal=arguments["terminal"], ended=proxy.tell)
+        try:
+            task = self._sandbox.join(process, arguments)
+        except BaseException:
+            proxy.close()
+            process.discard()
+            raise
+        proxy.follow(lambda number: self._signalled(task, process, number))
+        return {"pid": process.pid}, []
+
+    def _remove(self, arguments: Mapping[str, Any], _: list[int]) -> None:
+        self._sandbox.leave(arguments["container"])
+
+    def _freeze(self, arguments: Mapping[str, Any], _: list[int]) -> None:
+        value = "1" if arguments["frozen"] else "0"
+        self._sandbox.agent.write(arguments["container"], [("cgroup.freeze", value)])
 
     def _tell_oom(self, connection: _socket.socket, container: str) -> None:
         task = self._sandbox.task(container)

@@ -126,8 +126,14 @@ class Task:
         self._agent = agent
         self._processes: dict[str, GuestProcess] = {}
         self._changed = Condition()
+        self.host_pid = os.getpid()  # of what stands for init on the host: a proxy, but for the first container
         self.oom_kills = 0
         self.gone = False
+
+    @property
+    def guest_pid(self) -> int:
+        """The pid of init in the guest."""
+        return self.process("").pid
 
     # -- life ----------------------------------------------------------------------------------------------------------
 

@@ -227,6 +227,10 @@ class Container(abc.ABC):
         """Close the writing end of a process's stdin."""
         raise Unimplemented("close stdin")
 
+    def console(self) -> str:
+        """Return what the container's own kernel said last, if it has one."""
+        raise Unimplemented("console")
+
 
 class Backend(abc.ABC):
     """One way to isolate containers.
