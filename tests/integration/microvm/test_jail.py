@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from precondition import requires
+from runtime import MakeBundle, Runtime
 from sharing.guest import Guest, guest_kernel
 from sharing.posture import Expected, faults, mask
 
@@ -39,7 +41,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
 
 
 def of_qemu(uid: int) -> Expected:
-    given = r"/memfd:guest \(deleted\)|/.*/vmlinux|/.*/initrd"
+    given = r"/memfd:[\w-]+ \(deleted\)|/.*/vmlinux|/.*/initrd|/dev/net/tun"
     return Expected(
         uid=uid,
         capabilities=0,
@@ -56,7 +58,7 @@ OF_VIRTIOFSD = Expected(
     serving=mask(*virtiofsd.OWNERSHIP),
     root=frozenset(("rootfs", "mounts")),
     descriptors=re.compile(
-        r"/dev/null|pipe:.*|socket:.*|anon_inode:\[eventfd\]|/memfd:guest \(deleted\)|/proc/1/(fd|task)|/share.*|/.*"
+        r"/dev/null|pipe:.*|socket:.*|anon_inode:\[eventfd\]|/memfd:[\w-]+ \(deleted\)|/proc/1/(fd|task)|/share.*|/.*"
     ),
     writable=re.compile("/rootfs|/mounts/.*"),
 )
@@ -184,6 +186,36 @@ def _wait_for_the_end_of(pid: int) -> None:
             pass
         time.sleep(0.02)
     assert not Path(f"/proc/{pid}").exists()
+
+
+# -- of a container ----------------------------------------------------------------------------------------------------
+
+
+def _children(pid: int) -> dict[str, int]:
+    """Return the children of a process by the name of their program."""
+    names = {}
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split():
+            names[Path(f"/proc/{child}/comm").read_text().strip()] = int(child)
+    return names
+
+
+def test_what_feeds_a_container_is_jailed_and_in_its_cgroup(microvm: Runtime, make_bundle: MakeBundle) -> None:
+    container = microvm.run_detached(make_bundle(["sleep", "100"]))
+    try:
+        sandbox = json.loads(microvm.ok("state", container))["pid"]
+        helpers = _children(sandbox)
+        assert sorted(helpers) == ["qemu-system-x86", "virtiofsd"]
+        qemu, virtiofsd_ = helpers["qemu-system-x86"], helpers["virtiofsd"]
+        uid = os.stat(f"/proc/{qemu}").st_uid
+        assert uid >= 1878982656
+        assert faults(qemu, of_qemu(uid)) == []
+        assert faults(virtiofsd_, OF_VIRTIOFSD) == []
+        cgroups = {Path(f"/proc/{pid}/cgroup").read_text() for pid in (sandbox, qemu, virtiofsd_)}
+        assert len(cgroups) == 1
+        assert container in cgroups.pop()
+    finally:
+        microvm.ok("delete", "--force", container)
 
 
 # -- the jail itself ---------------------------------------------------------------------------------------------------
