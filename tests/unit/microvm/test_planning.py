@@ -54,7 +54,7 @@ def test_the_network_is_the_guests_own(spec: Any) -> None:
 
 def test_of_the_hooks_only_startcontainer_runs_in_the_guest(spec: Any) -> None:
     hook = [{"path": "/bin/true"}]
-    spec["hooks"] = {kind: hook for kind in ("prestart", "createRuntime", "createContainer", "startContainer", "poststart")}
+    spec["hooks"] = dict.fromkeys(("prestart", "createRuntime", "createContainer", "startContainer", "poststart"), hook)
 
     assert [each["kind"] for each in operations(spec, "run_hooks")] == ["startContainer"]
 
@@ -129,7 +129,12 @@ def test_the_hosts_devices_are_the_machines_whatever_the_spec_says() -> None:
 
     limited: Any = host_resources(everything, 0)
 
-    assert [(rule["major"], rule["minor"]) for rule in limited["devices"]] == [(10, 232), (10, 200), (10, 238), (10, 241)]
+    assert [(rule["major"], rule["minor"]) for rule in limited["devices"]] == [
+        (10, 232),
+        (10, 200),
+        (10, 238),
+        (10, 241),
+    ]
 
 
 def test_the_guests_devices_are_the_specs(spec: Any) -> None:
