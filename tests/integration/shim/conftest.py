@@ -32,7 +32,7 @@ from pysandbox.ttrpc.messages.wellknown import Empty
 from pysandbox.ttrpc.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 PROCESS = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 
@@ -178,6 +178,16 @@ def make_shim(shim_program: Path, tmp_path: Path) -> Iterator[Callable[[Path], S
     yield make
     for shim in shims:
         shim.close()
+
+
+@pytest.fixture(scope="session")
+def settings_file(microvm_settings: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A settings file that says nothing of a backend: the shim's name does."""
+    path = tmp_path_factory.mktemp("settings") / "microvm.toml"
+    lines = "".join(f'{name} = "{value}"\n' for name, value in microvm_settings.items())
+    path.write_text(f"[backends.microvm]\n{lines}")
+    path.chmod(0o600)
+    return path
 
 
 # -- real containerds --------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import pytest
 from daemon import image
 from daemon.pods import ADDRESS, NAMESPACE, PAUSE, Pods, settings
 from daemon.process import mounts_below, parent_of, running
+from daemon.release import installed
 from integration.shim.conftest import eventually
 from precondition import requires
 
@@ -22,19 +24,30 @@ SLEEP = ("sleep", "1000")
 
 
 @pytest.fixture(scope="session")
+def cri_directory(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the settings of the handlers are."""
+    return tmp_path_factory.mktemp("cri")
+
+
+@pytest.fixture(scope="session")
 def pods_containerd(
-    make_containerd: Callable[..., Containerd],
-    release: Release,
-    layer: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    make_containerd: Callable[..., Containerd], release: Release, layer: Path, cri_directory: Path
 ) -> Containerd:
-    """A containerd with three runtime handlers: without options, with a settings file, with settings."""
+    """A containerd with four runtime handlers: without options, with a settings file, with settings, and for microVMs.
+
+    The file of the last is written by the test that uses it.
+    """
     requires("command nsenter", "command ip")
-    directory = tmp_path_factory.mktemp("cri")
+    directory = cri_directory
     file = directory / "settings.toml"
     file.write_text('backend = "of-the-file"\n')
     file.chmod(0o600)
-    handlers = {"pysandbox": "", "file": f'ConfigPath = "{file}"', "body": 'backend = "of-the-body"'}
+    handlers = {
+        "pysandbox": "",
+        "file": f'ConfigPath = "{file}"',
+        "body": 'backend = "of-the-body"',
+        "microvm": f'ConfigPath = "{directory / "microvm.toml"}"',
+    }
     containerd = make_containerd(settings=settings(release, directory, handlers), namespace=NAMESPACE)
     image.oci_archive(layer, directory / "pause.tar", name=PAUSE, command=SLEEP)
     containerd.ok("image", "import", str(directory / "pause.tar"))
@@ -257,3 +270,39 @@ def test_a_handler_has_settings_of_its_own(pods: Pods, release: Release, handler
     _, text = refused(lambda: pods.run(handler=handler))
 
     assert f"of-the-{handler}" in text
+
+
+def test_a_pod_in_a_machine_beside_one_in_namespaces(
+    pods: Pods, release: Release, cri_directory: Path, request: pytest.FixtureRequest
+) -> None:
+    """Two handlers with two settings files give two backends."""
+    if release.directory != installed().directory:
+        pytest.skip("machines are tried with the installed containerd only")
+    written = request.getfixturevalue("settings_file").read_text()
+    place = cri_directory / "microvm.toml"
+    place.write_text(f'backend = "microvm"\n{written}')
+    place.chmod(0o600)
+    pod, other = pods.run(handler="microvm"), pods.run()
+    web = pods.start(pod, "web", "sh", "-c", "echo out; echo err >&2; exec sleep 1000")
+    beside = pods.start(pod, "beside", "sleep", "2000")
+    near = pods.start(other, "near", *SLEEP)
+
+    kernels = [pods.exec(each, "uname", "-r")[1].decode().strip() for each in (web, beside, near)]
+    assert kernels[0] == kernels[1] != kernels[2] == os.uname().release
+    assert pods.exec(web, "sh", "-c", "exit 5")[0] == 5
+    eventually(lambda: sorted(pods.log("web")) == ["stderr F err", "stdout F out"])
+    stats = pods.runtime.ContainerStats(container_id=web).stats
+    assert stats.memory.working_set_bytes.value > 0
+    code, text = refused(lambda: pods.runtime.ExecSync(container_id=web, cmd=["sleep", "777"], timeout=2))
+    assert code in {"DEADLINE_EXCEEDED", "UNKNOWN"}
+    assert "timeout" in text
+    assert b"777" not in pods.exec(web, "ps")[1]
+    pods.runtime.StopContainer(container_id=beside, timeout=1)
+    assert pods.state(beside) == "exited"
+    assert pods.state(web) == "running"
+    pids = [pid_of(pods, each) for each in (pod, web)]
+
+    pods.remove(pod)
+
+    eventually(lambda: not any(running(pid) for pid in pids), 10)
+    assert pods.exec(near, "true")[0] == 0

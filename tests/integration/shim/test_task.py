@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Make = Callable[[Path], Shim]
 
 
-def _read_all(path: str) -> tuple[threading.Thread, list[bytes]]:
+def read_all(path: str) -> tuple[threading.Thread, list[bytes]]:
     """Read a FIFO to its end, as a client does."""
     pieces: list[bytes] = []
 
@@ -64,7 +64,7 @@ def test_start_prints_the_address_and_nothing_else(make_shim: Make, make_bundle:
 def test_a_life(make_shim: Make, make_bundle: Any) -> None:
     shim = make_shim(make_bundle(["sh", "-c", "read line; echo out $line; echo err >&2; exit 7"]))
     streams = {name: shim.fifo(name) for name in ("stdin", "stdout", "stderr")}
-    readers = [_read_all(streams[name]) for name in ("stdout", "stderr")]
+    readers = [read_all(streams[name]) for name in ("stdout", "stderr")]
     pid = shim.create(**streams)
     assert shim.state().status == Status.CREATED
     assert shim.start() == pid
@@ -94,7 +94,7 @@ def test_execs_are_told_of_before_init(make_shim: Make, make_bundle: Any) -> Non
     shim.create()
     shim.start()
     stdout = shim.fifo("stdout")
-    reader, text = _read_all(stdout)
+    reader, text = read_all(stdout)
     shim.exec("one", "sh", "-c", "echo hello; exit 3", stdout=stdout)
     shim.exec("two", "sleep", "100")
     pid = shim.start("one")
@@ -236,7 +236,7 @@ def test_pause_update_stats(make_shim: Make, make_bundle: Any) -> None:
 def test_a_terminal(make_shim: Make, make_bundle: Any) -> None:
     shim = make_shim(make_bundle(["sh", "-c", "read line; stty size; echo got $line"], terminal=True))
     stdin, stdout = shim.fifo("stdin"), shim.fifo("stdout")
-    reader, text = _read_all(stdout)
+    reader, text = read_all(stdout)
     shim.create(stdin=stdin, stdout=stdout, terminal=True)
     shim.call("ResizePty", messages.ResizePtyRequest(id=shim.id, width=90, height=33))
     shim.start()
@@ -251,7 +251,7 @@ def test_a_terminal(make_shim: Make, make_bundle: Any) -> None:
 def test_input_ends_by_close_io(make_shim: Make, make_bundle: Any) -> None:
     shim = make_shim(make_bundle(["cat"]))
     stdin, stdout = shim.fifo("stdin"), shim.fifo("stdout")
-    reader, _ = _read_all(stdout)
+    reader, _ = read_all(stdout)
     shim.create(stdin=stdin, stdout=stdout)
     shim.start()
     time.sleep(0.1)
@@ -407,7 +407,7 @@ def test_orphans_that_the_shim_inherits_are_reaped(make_shim: Make, make_bundle:
 def test_who_is_not_root_can_open_its_output_again(make_shim: Make, make_bundle: Any) -> None:
     shim = make_shim(make_bundle(["sh", "-c", "echo again >/proc/self/fd/1"], user={"uid": 1000, "gid": 1000}))
     stdout = shim.fifo("stdout")
-    reader, text = _read_all(stdout)
+    reader, text = read_all(stdout)
     options = Options(io_uid=1000, io_gid=1000)
     shim.create(stdout=stdout, options=AnyMessage(type_url=Options.NAME, value=options.encode()))
     shim.start()
