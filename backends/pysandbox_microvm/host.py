@@ -86,13 +86,13 @@ class Host:
         tree = host_tree(self._spec, self._bundle, block_root=disks.root is not None)
         server = _Starting(lambda: self._start_server(storage, tree))
         try:
+            self._take_network(mirroring)
             self._step("machine")
             provision = self._plan(disks, shared=bool(tree.parts))
             self.machine = provide_machine(provision, self._jail, disk=disks.root_disk(provision), warn=self._warn)
             self._undo.callback(self.machine.close)
         finally:
             server.wait()
-            self._take_network(mirroring)
         self._step("file system")
         server.result()
         if storage in self._servers:
@@ -122,7 +122,8 @@ class Host:
         self._size = size_of(self._spec, self._settings)
         directory = directory_of(self._settings)
         parameters = kernel_parameters(self._spec, self._settings)
-        interfaces = 1  # more are found out too late, and have the room that is always left
+        assert self._network is not None
+        interfaces = len(self._network.interfaces)
         return plan_machine(
             image,
             self._size,

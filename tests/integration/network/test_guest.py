@@ -114,6 +114,26 @@ def test_a_guest_without_interfaces_has_its_loopback_device(pysandbox: Runtime, 
     assert said.count("1 packets received") == 2
 
 
+def test_a_guest_has_as_many_interfaces_as_its_namespace(
+    pysandbox: Runtime, make_bundle: MakeBundle, pair: tuple[Namespace, Namespace]
+) -> None:
+    pod, host = pair
+    for number in range(8):
+        join(pod, f"net{number}", host, f"veth{number}")
+        pod.ip(f"addr add 10.{number}.0.2/24 dev net{number}")
+        host.ip(f"addr add 10.{number}.0.1/24 dev veth{number}")
+
+    said = _run(
+        pysandbox,
+        make_bundle,
+        pod,
+        "ls /sys/class/net; for each in 0 1 2 3 4 5 6 7; do ping -c 1 -W 5 10.$each.0.1; done",
+    )
+
+    assert said.split()[:9] == ["lo", *(f"net{number}" for number in range(8))]
+    assert said.count("1 packets received") == 8
+
+
 @pytest.mark.parametrize("mtu", [1400, 9000])
 def test_host_and_guest_exchange_data(
     pysandbox: Runtime, start: Callable[..., str], pod: Namespace, host: Namespace, mtu: int
