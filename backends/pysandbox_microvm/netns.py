@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import _socket
+import errno
 import fcntl
 import os
 
-from pysandbox.errors import InvalidArgument
+from pysandbox.errors import FailedPrecondition, InvalidArgument
 from pysandbox.linux import setns, unshare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket
     from collections.abc import Callable
     from typing import TypeVar
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result")
 
+#: Bound by the sandbox that has a namespace.
+_CLAIM = b"\0pysandbox.network"
 CLONE_NEWNET = 0x40000000
 NS_GET_NSTYPE = 0xB703
 #: Of the calling thread; /proc/self is the process's first thread.
@@ -83,6 +88,26 @@ def _host_identity() -> tuple[int, int] | None:
         return _identity(os.stat(_HOST))
     except PermissionError:  # a security module's, or a container's root that may not look at process 1
         return None
+
+
+def claim() -> socket:
+    """Claim the calling thread's network namespace for one sandbox, until the socket that is returned is closed.
+
+    Two guests in one namespace would each have a loopback device of its own: what shares a namespace to talk would not
+    be heard. An abstract unix(7) name is the namespace's, and gone with its holder. Raises FailedPrecondition.
+    """
+    held = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        held.bind(_CLAIM)
+    except OSError as error:
+        held.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise FailedPrecondition(
+            "network: another sandbox has this network namespace: a virtual machine shares its network only with"
+            " containers in the same machine"
+        ) from None
+    return held
 
 
 def forget_network(path: str) -> None:

@@ -21,11 +21,12 @@ from pysandbox_microvm.addressing import read_addresses, read_neighbours, read_r
 from pysandbox_microvm.interface import choose, mac_text, read_links
 from pysandbox_microvm.mirror import end_redirect, redirect, remove_stale
 from pysandbox_microvm.netlink import Netlink
-from pysandbox_microvm.netns import begin_thread, is_network, within
+from pysandbox_microvm.netns import begin_thread, claim, is_network, within
 from pysandbox_microvm.tap import open_tap, set_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket
     from collections.abc import Sequence
 
     from pysandbox_microvm import addressing
@@ -55,13 +56,15 @@ class Network:
         self.remarks: tuple[str, ...] = ()
         self._mirrored: list[tuple[Link, Tap]] = []
         self._netlink: Netlink | None = None
+        self._claim: socket | None = None
 
     @classmethod
     def mirror(cls, namespace: int) -> Network:
         """Mirror the interfaces of a network namespace (its descriptor). Where it fails, nothing of it is left.
 
         Raises Unimplemented and InvalidArgument for an interface that a guest cannot have, FailedPrecondition for one
-        that is redirected already, Unavailable for what the kernel lacks, OSError.
+        that is redirected already or a namespace that another sandbox has, Unavailable for what the kernel lacks,
+        OSError.
         """
         network = cls()
         try:
@@ -103,11 +106,13 @@ class Network:
         try:
             self._drop_from(0)
         finally:
-            if self._netlink is not None:
-                self._netlink.close()
-                self._netlink = None
+            for held in (self._netlink, self._claim):
+                if held is not None:
+                    held.close()
+            self._netlink = self._claim = None
 
     def _scan(self) -> tuple[Interface, ...]:
+        self._claim = self._claim or claim()
         netlink = self._netlink = self._netlink or Netlink()
         mirrored = [link for link, _ in self._mirrored]
         chosen, remarks = choose(read_links(netlink), mirrored, [tap.index for _, tap in self._mirrored])

@@ -289,11 +289,23 @@ def test_somebody_elses_ingress_qdisc_is_left_alone(pod: Namespace) -> None:
 def test_two_sandboxes_cannot_have_one_interface(pod: Namespace, host: Namespace, mirror: Mirror) -> None:
     network = mirror(pod)
 
-    with pytest.raises(FailedPrecondition, match="interface eth0: another sandbox has it"):
+    with pytest.raises(FailedPrecondition, match="another sandbox has this network namespace"):
         Network.mirror(pod.descriptor)
 
     with guest(network):
         assert host.can_ping(POD4), "the first one's traffic still goes to it"
+
+
+def test_nor_can_they_share_a_namespace_that_has_only_lo(pair: tuple[Namespace, Namespace]) -> None:
+    # Each guest has a loopback device of its own: neither would hear the other.
+    pod, _ = pair
+    network = Network.mirror(pod.descriptor)
+
+    with pytest.raises(FailedPrecondition, match="shares its network only with containers in the same machine"):
+        Network.mirror(pod.descriptor)
+
+    network.close()
+    Network.mirror(pod.descriptor).close()
 
 
 # -- the host's network ------------------------------------------------------------------------------------------------
