@@ -16,7 +16,7 @@ from threading import Lock, Thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pysandbox.cgroup.oom import OomWatch
 
@@ -36,10 +36,22 @@ class Reaper:
         self._watched: dict[int, tuple[Callable[[], bool], Callable[[], None]]] = {}
         self._pids: set[int] = set()
         self._adopts = False
+        self._starting = 0
         self._zombies: set[int] = set()
         self._looked = 0.0
         self._poll = select.epoll()
         Thread(target=self._run, name="reaper", daemon=True).start()
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Take no orphan meanwhile: a process that is being started, and may have ended, is nobody's yet."""
+        with self._lock:
+            self._starting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._starting -= 1
 
     def watch(self, pid: int, ended: Ended) -> None:
         """Have it called when a child ends, by the reaper's thread: it must not block. Raises OSError."""
@@ -105,11 +117,14 @@ class Reaper:
 
     def _reap_orphans(self) -> None:
         """Reap who was a zombie at the last look already, and whose end nobody waits for."""
-        before, self._zombies = self._zombies, {pid for pid in _children() - self._pids if _is_zombie(pid)}
         self._looked = time.monotonic()
-        for pid in self._zombies & before:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+        with self._lock:
+            if self._starting:
+                return
+            before, self._zombies = self._zombies, {pid for pid in _children() - self._pids if _is_zombie(pid)}
+            for pid in self._zombies & before:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
 
 
 def _children() -> set[int]:

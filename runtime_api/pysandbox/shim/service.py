@@ -122,7 +122,7 @@ class TaskService:
         try:
             rootfs.mount_all(request.rootfs, request.bundle)
             try:
-                with working_in(request.bundle):
+                with working_in(request.bundle), self._reaper.starting():
                     task = self._create(request)
             except BaseException:
                 rootfs.unmount_all(request.bundle)
@@ -212,7 +212,7 @@ class TaskService:
     def Start(self, request: messages.StartRequest, call: Call) -> messages.StartResponse:
         """Let init's program run, or start an exec."""
         task = self._task(request.id)
-        with task.changed, working_in(task.bundle):
+        with task.changed, working_in(task.bundle), self._reaper.starting():
             process = task.process(request.exec_id)
             if process.status != CREATED:
                 raise FailedPrecondition(f"process {request.exec_id or request.id}: has been started already")
@@ -239,7 +239,7 @@ class TaskService:
     def _start_exec(self, task: Task, process: Process) -> None:
         task.check_running()
         assert process.spec is not None
-        streams = process.streams = Streams(process.names, self._logger(task.runtime, task.id))
+        streams = process.streams = Streams(process.names, self._logger(task.runtime, task.id), of_exec=True)
         try:
             _, started = lifecycle.exec_(
                 task.runtime,

@@ -3,7 +3,8 @@
 The process gets the FIFO itself, so that nothing is copied and nothing is lost when the shim dies. The shim holds it
 open both ways until the process has ended: a client may then go and come back, and the process sees neither an end of
 file nor SIGPIPE. Its input ends when a client closes its end, or by CloseIO, whichever is first: `ctr` relies on one,
-CRI on the other. Only a terminal has to be copied, by a thread of its own.
+CRI on the other. Only a terminal has to be copied, by a thread of its own, and what an exec says, which may leave
+programs behind (`outlet`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pysandbox.backend import Stdio
 from pysandbox.errors import InvalidArgument
 from pysandbox.record import dataclass
 from pysandbox.shim.logger import is_logger
+from pysandbox.shim.outlet import Outlet
 from pysandbox.shim.unread import Unread, hold_for_writing
 
 TYPE_CHECKING = False
@@ -47,9 +49,14 @@ class Names:
 class Streams:
     """The streams of one process, from before it is made until nobody writes any more."""
 
-    def __init__(self, names: Names, start_logger: Callable[[str], Logger] | None = None) -> None:
+    def __init__(
+        self, names: Names, start_logger: Callable[[str], Logger] | None = None, *, of_exec: bool = False
+    ) -> None:
         """Open them. Raises InvalidArgument, OSError and what `start_logger` raises; nothing stays open then."""
         self.names = names
+        self._of_exec = of_exec
+        self._ways: dict[str, tuple[int, int]] = {}
+        self._outlet: Outlet | None = None
         self._start_logger = start_logger
         self._loggers: dict[str, Logger] = {}
         self._kept: dict[str, int] = {}
@@ -115,8 +122,19 @@ class Streams:
                 os.fchown(kept, *self.names.owner)  # or /dev/stdout could not be opened again by who is not root
             # The very file that was checked, opened again: blocking, and one way only.
             append = 0 if fifo else os.O_APPEND
-            descriptor = os.open(f"/proc/self/fd/{kept}", mode | append | os.O_CLOEXEC)
+            if fifo and self._of_exec and name != "stdin" and not is_logger(where):
+                descriptor = self._pipe_into(name)
+            else:
+                descriptor = os.open(f"/proc/self/fd/{kept}", mode | append | os.O_CLOEXEC)
         self._handed.append(descriptor)
+        return descriptor
+
+    def _pipe_into(self, name: str) -> int:
+        """Return the end to write to of a pipe that leads into a FIFO."""
+        source, descriptor = os.pipe2(os.O_CLOEXEC)
+        self._ways[name] = source, self._kept.pop(name)
+        if self.names.owner != (0, 0):
+            os.fchown(descriptor, *self.names.owner)
         return descriptor
 
     def take_input_watch(self) -> int | None:
@@ -130,6 +148,9 @@ class Streams:
     def started(self, console: int | None) -> None:
         """The process has its own: close what was for it, and begin to copy what a terminal says."""
         self._close_handed()
+        if self._ways:
+            ways, self._ways = self._ways, {}
+            self._outlet = Outlet(ways, self._let_go)
         if console is not None:
             self._relay = Relay(
                 console, self._kept.pop("stdin", None), self._kept.pop("stdout", None), partial(self._let_go, "stdout")
@@ -159,7 +180,7 @@ class Streams:
         A terminal goes on being copied.
         """
         if not self._unread_names and not self.names.terminal:
-            self.close()
+            self._close_ours()
             return
         deadline = time.monotonic() + patience
         for name in ("stdout", "stderr"):
@@ -167,15 +188,18 @@ class Streams:
                 self._let_go(name, descriptor)
         if self._relay is None:
             self._close_ours()
-        elif self._unread_names:
-            self._relay.done.wait(patience)
+        copying = self._relay or self._outlet
+        if copying is not None and self._unread_names:
+            copying.done.wait(patience)
         for each in self._unread:
             each.done.wait(max(0.0, deadline - time.monotonic()))
 
     def ended(self, patience: float = 0.0) -> None:
-        """The process is to be forgotten. A terminal's rest has so long to be copied."""
+        """The process is to be forgotten. What it said and has yet to be copied has so long for it."""
         if self._relay is not None:
             self._relay.done.wait(patience)
+        if self._outlet is not None:
+            self._outlet.drain(patience)
         self.close()
 
     def finish(self) -> None:
@@ -189,6 +213,8 @@ class Streams:
         self._close_ours()
         if self._relay is not None:
             self._relay.stop()
+        if self._outlet is not None:
+            self._outlet.drain(0.0)
         for each in self._unread:
             each.close()
 
@@ -201,6 +227,9 @@ class Streams:
             os.close(watch)
         while self._kept:
             os.close(self._kept.popitem()[1])
+        while self._ways:
+            for descriptor in self._ways.popitem()[1]:
+                os.close(descriptor)
 
     def _close_handed(self) -> None:
         while self._handed:
