@@ -56,6 +56,7 @@ _KERNEL = (
     "panic=-1", "oops=panic", "reboot=t",  # a panic ends the machine at once
     "tsc=reliable", "no_timer_check", "rcupdate.rcu_expedited=1", "swiotlb=noforce", "cryptomgr.notests",
     "memhp_default_state=online",
+    "noreplace-smp",  # one processor may become two: else 7000 instructions are patched, and patched back
     "init_on_alloc=1", "slab_nomerge", "randomize_kstack_offset=1", "vsyscall=none",
 )  # fmt: skip
 #: Without isolation there is nothing that these could still keep apart: emulation promises none (docs/security.md).
