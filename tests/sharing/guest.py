@@ -65,7 +65,8 @@ class GuestError(Exception):
 class Guest:
     """One machine. `server` is the file server of its /usr."""
 
-    def __init__(self, kernel: Path, directory: Path) -> None:
+    def __init__(self, kernel: Path, directory: Path, server: virtiofsd.Server | None = None) -> None:
+        self.program = server or virtiofsd.find_server()
         archive = directory / "initrd"
         write_initrd(archive)
         self.servers: list[virtiofsd.FileServer] = []
@@ -90,8 +91,7 @@ class Guest:
         for ours in (qmp, port):
             ours.close()
         self._command("qmp_capabilities")
-        server = virtiofsd.FileServer.start(usr_tree(), virtiofsd.find_server())
-        self.plug(server, "usr")
+        self.plug(virtiofsd.FileServer.start(usr_tree(), self.program), "usr")
         assert self._answer(60) == "ready"
 
     @staticmethod
@@ -150,7 +150,7 @@ class Guest:
 
     def share(self, planned: tree.Tree, tag: str, cache: str = virtiofsd.DEFAULT_CACHE) -> virtiofsd.FileServer:
         """Serve a tree, and mount it at /mnt/TAG in the guest."""
-        server = virtiofsd.FileServer.start(planned, virtiofsd.find_server(), cache=cache)
+        server = virtiofsd.FileServer.start(planned, self.program, cache=cache)
         self.plug(server, tag)
         self.run(
             f"""
