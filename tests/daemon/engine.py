@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import uuid
 from pathlib import Path
@@ -128,6 +129,16 @@ def backend_arguments(request: pytest.FixtureRequest, backend: str) -> list[str]
     lines = [f'backend = "{backend}"', f"[backends.{backend}]", *(f"{name} = {value!r}" for name, value in values)]
     settings.write_text("\n".join(lines))
     return ["--config", str(settings)]
+
+
+def with_arguments(runtime: Path, arguments: Sequence[str], directory: Path) -> Path:
+    """Return a program that runs the runtime with arguments before those that it gets itself: podman has no such setting."""
+    if not arguments:
+        return runtime
+    program = directory / runtime.name
+    program.write_text(f'#!/bin/sh\nexec {shlex.join([str(runtime), *arguments])} "$@"\n')
+    program.chmod(0o755)
+    return program
 
 
 def start_docker(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from daemon.engine import Engine, start_docker, start_podman
+from daemon.engine import Engine, backend_arguments, start_docker, start_podman, with_arguments
 from precondition import requires
 
 if TYPE_CHECKING:
@@ -15,20 +15,52 @@ if TYPE_CHECKING:
 
     from daemon.containerd import Containerd
 
+#: Tests, by name or name and parameter, of what a container in a virtual machine does otherwise, and why.
+#: test_microvm.py has what happens instead.
+MICROVM = {
+    "test_memory_pids_and_cpu": "the guest has cgroup version 2: its files have other names",
+    "test_shares_and_cpus": "the guest has cgroup version 2: its files have other names, and its own processors",
+    "test_update_changes_a_running_container": "the guest has cgroup version 2: its files have other names",
+    "test_more_memory_than_allowed_is_reported_as_oom": "engines watch the host's cgroup, and the guest's kernel kills",
+    "test_stats_and_top_show_what_runs": "engines count the processes of the host's cgroup: the machine's",
+    "test_kill_takes_every_process_of_the_container": "the processes of the container are none of the host's",
+    "test_the_host_s---net-net": "a guest has a network of its own: refused",
+    "test_another_container_s": "containers that an engine starts have a machine each: refused",
+    "test_processes_of_a_joined_container_are_seen_and_can_be_signalled": "refused, as they are in different machines",
+    "test_an_exec_in_a_joined_namespace_ends_with_its_container": "refused, as they are in different machines",
+}
+#: What an engine consists of.
+PROGRAMS = {"docker": ("command dockerd", "command docker"), "podman": ("command podman", "command conmon")}
 
-@pytest.fixture(scope="session", params=["docker", "podman"])
-def started_engine(request: pytest.FixtureRequest, runtime_program: Path, layer: Path) -> Iterator[Engine]:
+
+@pytest.fixture(scope="session", params=["docker", "podman", "docker microvm", "podman microvm"])
+def started_engine(
+    request: pytest.FixtureRequest, runtime_program: Path, layer: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    """An engine of the session's own; each of its containers is in a virtual machine where the second word says so."""
+    name, _, backend = request.param.partition(" ")
+    requires("root", *PROGRAMS[name])
+    arguments = backend_arguments(request, backend or "namespaces")
     directory = Path(tempfile.mkdtemp(prefix="psb-"))
-    if request.param == "docker":
-        requires("root", "command dockerd", "command docker")
+    if name == "docker":
         containerd: Containerd = request.getfixturevalue("containerd_daemon")
-        started = start_docker(directory, runtime_program, containerd.address)
+        started = start_docker(directory, runtime_program, containerd.address, arguments=arguments)
     else:
-        requires("root", "command podman", "command conmon")
-        started = start_podman(directory, request.getfixturevalue("told_program"))
+        told = request.getfixturevalue("told_program")
+        program = with_arguments(told, arguments, tmp_path_factory.mktemp("told"))
+        started = start_podman(directory, program)
     started.import_image(layer)
     yield started
     started.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        name, _, parameters = item.name.partition("[")
+        engine, _, parameter = parameters.rstrip("]").partition("-")
+        reason = MICROVM.get(name) or MICROVM.get(f"{name}-{parameter}")
+        if engine.endswith(" microvm") and reason:
+            item.add_marker(pytest.mark.skip(reason=f"in a virtual machine: {reason}"))
 
 
 @pytest.fixture
