@@ -543,25 +543,18 @@ fn sibling(pid: *mut i32, cgroup: Option<BorrowedFd>) -> CloneArgs {
     }
 }
 
-/// What a process does last that has handed its memory over: it is told the new process's pid and what it was given.
-pub type LastWords = extern "C" fn(pid: i32, given: i32) -> !;
-
 /// Go on as a new process, which takes over this one's memory, stack and all; its pid as the old one's pid namespace has
 /// it. It is a sibling as `clone_sibling` makes one, without the copy of all page tables and the copy of each page that
-/// is written to after that.
+/// is written to after that. The old process ends.
 ///
-/// The old process is told `last_words` on another stack. The memory is no longer its own: it may allocate nothing and
-/// change nothing. Whoever can write to the new process's memory can write to the old one's: for a new pid namespace,
-/// in which there is nobody else. ENOSYS where it cannot be had.
-pub fn hand_over(cgroup: Option<BorrowedFd>, last_words: LastWords, given: i32) -> Result<i32> {
-    const STACK: usize = 16 * 1024;
-    let stack = Box::leak(vec![0u128; STACK / size_of::<u128>()].into_boxed_slice());
-    let end = stack.as_mut_ptr_range().end;
+/// Whoever can write to the new process's memory can write to the old one's as long as that is there: for a new pid
+/// namespace, in which there is nobody else. ENOSYS where it cannot be had.
+pub fn hand_over(cgroup: Option<BorrowedFd>) -> Result<i32> {
     let mut pid = 0;
     let mut arguments = sibling(&raw mut pid, cgroup);
     arguments.flags |= libc::CLONE_VM as u64;
-    // SAFETY: pointers: `end` is that of a stack that nobody else uses, aligned as both architectures want it.
-    let result = unsafe { clone3_leaving(&arguments, end.cast(), last_words, given) };
+    // SAFETY: pointers.
+    let result = unsafe { clone3_and_end(&arguments) };
     match i32::try_from(-result) {
         Ok(errno @ 1..) => Err(Errno(errno)),
         // SAFETY: results: the kernel wrote it before this process began.
@@ -569,31 +562,23 @@ pub fn hand_over(cgroup: Option<BorrowedFd>, last_words: LastWords, given: i32) 
     }
 }
 
-/// clone3(2), which returns 0 in the new process, or the negative error number. The old one goes to the stack that ends
-/// at `stack`, for good: the new process returns on the one that both began with.
+/// clone3(2), which returns 0 in the new process, or the negative error number. The old one calls exit_group(2): the
+/// stack is the new one's by then, so all of it happens in registers.
 #[cfg(target_arch = "x86_64")]
-unsafe fn clone3_leaving(
-    arguments: &CloneArgs,
-    stack: *mut u8,
-    last_words: LastWords,
-    given: i32,
-) -> i64 {
+unsafe fn clone3_and_end(arguments: &CloneArgs) -> i64 {
     let result;
-    // SAFETY: pointers; the call takes what it is given in registers, and only rcx and r11 from whoever calls.
+    // SAFETY: pointers; a system call changes rax, rcx and r11.
     std::arch::asm!(
         "syscall",
         "test rax, rax",
         "jle 2f",
-        "mov rsp, {stack}",
-        "mov edi, eax",
-        "mov esi, {given:e}",
-        "call {last_words}",
+        "xor edi, edi",
+        "mov eax, {exit_group}",
+        "syscall",
         "2:",
-        stack = in(reg) stack,
-        given = in(reg) given,
-        last_words = in(reg) last_words,
+        exit_group = const libc::SYS_exit_group,
         inlateout("rax") libc::SYS_clone3 => result,
-        in("rdi") arguments,
+        inlateout("rdi") arguments => _,
         in("rsi") size_of::<CloneArgs>(),
         out("rcx") _,
         out("r11") _,
@@ -602,26 +587,19 @@ unsafe fn clone3_leaving(
 }
 
 #[cfg(target_arch = "aarch64")]
-unsafe fn clone3_leaving(
-    arguments: &CloneArgs,
-    stack: *mut u8,
-    last_words: LastWords,
-    given: i32,
-) -> i64 {
+unsafe fn clone3_and_end(arguments: &CloneArgs) -> i64 {
     let result;
-    // SAFETY: pointers; the call takes what it is given in registers, and changes only x0.
+    // SAFETY: pointers; a system call changes x0.
     std::arch::asm!(
         "svc 0",
         "cmp x0, 0",
         "b.le 2f",
-        "mov sp, {stack}",
-        "mov w1, {given:w}",
-        "blr {last_words}",
+        "mov x0, 0",
+        "mov x8, {exit_group}",
+        "svc 0",
         "2:",
-        stack = in(reg) stack,
-        given = in(reg) given,
-        last_words = in(reg) last_words,
-        in("x8") libc::SYS_clone3,
+        exit_group = const libc::SYS_exit_group,
+        inlateout("x8") libc::SYS_clone3 => _,
         inlateout("x0") arguments => result,
         in("x1") size_of::<CloneArgs>(),
     );
@@ -629,7 +607,7 @@ unsafe fn clone3_leaving(
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-unsafe fn clone3_leaving(_: &CloneArgs, _: *mut u8, _: LastWords, _: i32) -> i64 {
+unsafe fn clone3_and_end(_: &CloneArgs) -> i64 {
     -i64::from(libc::ENOSYS)
 }
 
