@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import select
 import socket
+import struct
 import time
 from typing import TYPE_CHECKING
 
@@ -149,6 +151,63 @@ def test_an_interface_without_a_peer_in_reach_is_mirrored_too(
         assert vm.namespace.can_ping(HOST4)
         transfer(vm.namespace, host, HOST4, MEBIBYTE)
         transfer(host, vm.namespace, POD4, MEBIBYTE)
+
+
+def _datagram(target: str, address: str, port: int) -> bytes:
+    """Return an Ethernet frame to the MAC address `target` with an empty UDP datagram for an address and a port."""
+    udp = struct.pack(">HHHH", 4000, port, 8, 0)
+    source, destination = socket.inet_aton(HOST4), socket.inet_aton(address)
+    header = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, socket.IPPROTO_UDP, 0, source, destination)
+    total = sum(struct.unpack(">10H", header))
+    checksum = ~(total + (total >> 16)) & 0xFFFF
+    header = header[:10] + struct.pack(">H", checksum) + header[12:]
+    return bytes.fromhex(target.replace(":", "")) + bytes.fromhex("020000000045 0800") + header + udp
+
+
+def test_a_guest_cannot_speak_to_the_hosts_stack_in_its_namespace(
+    pod: Namespace, host: Namespace, mirror: Mirror
+) -> None:
+    with (
+        pod.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener,
+        host.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as wire,
+    ):
+        listener.bind((POD4, 4321))
+        listener.settimeout(5)
+        wire.bind(("veth0", 0))
+        wire.settimeout(5)
+        pod.ip("link set eth0 address 02:00:00:00:09:02")
+        frame = _datagram("02:00:00:00:09:02", POD4, 4321)
+        wire.send(frame)
+        assert listener.recv(100) == b"", "so it is heard while the interface is the host's"
+
+        tap = mirror(pod).interfaces[0].tap
+        listener.settimeout(1)
+        wire.send(frame)
+        os.write(tap, bytes(VNET_HEADER) + frame)
+
+        with pytest.raises(TimeoutError):
+            listener.recv(100)
+        assert _receive_from(wire, bytes.fromhex("020000000045"))[0] == frame, "it went out instead"
+
+
+def test_nonsense_of_a_guest_stops_nobody(pod: Namespace, host: Namespace, mirror: Mirror) -> None:
+    # Whatever virtio-net header a guest makes up reaches the host's tap driver through QEMU.
+    network = mirror(pod)
+    tap = network.interfaces[0].tap
+    chance = random.Random(45)
+    refused = 0
+    for _ in range(3000):
+        header = bytes([chance.choice([0, 1, 2, 3, 255]), chance.choice([0, 1, 3, 4, 5, 0x81, 255])])
+        header += chance.randbytes(8) if chance.random() < 0.7 else bytes(8)
+        try:
+            os.write(tap, header + chance.randbytes(chance.randrange(1, 3000)))
+        except OSError:
+            refused += 1
+
+    assert refused, "the driver looks at what it gets"
+    with guest(network):
+        assert host.can_ping(POD4)
+        assert host.can_ping(POD6)
 
 
 def _frames(tap: int, deadline: float, until: bytes | None = None) -> list[bytes]:
