@@ -11,6 +11,7 @@ from pysandbox.backend import Features
 _ENFORCED = """
 ociVersion root mounts hooks annotations linux.cgroupsPath linux.resources.memory.limit linux.resources.memory.swap
 linux.resources.cpu linux.resources.blockIO linux.namespaces linux.netDevices vm.hwConfig.vcpus vm.hwConfig.memory
+vm.kernel.parameters
 """.split()
 
 _GUEST = """

@@ -44,6 +44,8 @@ _IN_GUEST = ("memory", "pids", "hugepageLimits", "unified")
 #: And of those that the host's has, the members of `cpu`; which CPUs is the host's to say.
 _CPU_IN_GUEST = ("shares", "quota", "period", "burst", "idle")
 _ON_HOST = ("cpu", "blockIO")
+#: What of `vm` a machine is made by; the kernel's parameters as far as the settings allow them.
+_VM_DONE = frozenset(("hwConfig.vcpus", "hwConfig.memory", "kernel.parameters"))
 #: Devices that QEMU and what feeds it use: KVM, tun, vhost-net, vhost-vsock.
 _HOST_DEVICES = ((10, 232), (10, 200), (10, 238), (10, 241))
 #: Files in /proc/PID/ns that are not named as the spec names the namespace.
@@ -297,6 +299,13 @@ def said_in_vain(spec: Spec) -> list[str]:
 
     resources = (spec.get("linux") or {}).get("resources") or {}
     paths = ignored(resources, 2)
-    if resources.get("rdma"):
-        paths.append("linux.resources.rdma")
-    return paths
+    paths += [f"linux.resources.{name}" for name in ("network", "rdma") if resources.get(name)]
+    return [*dict.fromkeys(paths), *_vm_in_vain(spec.get("vm") or {})]
+
+
+def _vm_in_vain(vm: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what of `vm` is not done: hypervisor, kernel and image are the settings' to choose."""
+    for section, members in vm.items():
+        for name in members:
+            if f"{section}.{name}" not in _VM_DONE:
+                yield f"vm.{section}.{name}"
