@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
 #: Seconds that a build waits for another's end: longer than one takes.
 LOCK_LIMIT = 1800.0
-#: Images that are kept: a machine that is being started may still open the one before the last.
+#: Images, and kernels, that are kept: a machine that is being started may still open the one before the last, and who
+#: goes back to the kernel before has not to wait for a compiler.
 KEPT = 3
 _KEY_LENGTH = 24
 #: Directories of the initrd; the agent mounts onto most of them.
@@ -87,6 +88,7 @@ class Store:
         with self._lock(progress), _terminated_as_interrupted():
             self._sweep()
             kernel_directory = self._kernel(progress, jobs)
+            os.utime(kernel_directory)
             image = self._assemble(kernel_directory, progress)
             self._remove_old()
             return image
@@ -211,13 +213,10 @@ class Store:
         os.replace(new, self.images / CURRENT)
 
     def _remove_old(self) -> None:
-        """Remove all but the last images, and the kernels that none of those has."""
-        images = sorted(_entries(self.images), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in images[KEPT:]:
-            shutil.rmtree(path, ignore_errors=True)
-        used = {(path / KERNEL).stat().st_ino for path in images[:KEPT] if (path / KERNEL).exists()}
-        for path in _entries(self.kernels):
-            if not (path / KERNEL).exists() or (path / KERNEL).stat().st_ino not in used:
+        """Remove all but the images and kernels that were used last: a kernel longer than the images that have it."""
+        for directory in (self.images, self.kernels):
+            last_used = sorted(_entries(directory), key=lambda path: path.stat().st_mtime, reverse=True)
+            for path in last_used[KEPT:]:
                 shutil.rmtree(path, ignore_errors=True)
 
     # -- looking -------------------------------------------------------------------------------------------------------

@@ -326,7 +326,7 @@ def test_builds_at_the_same_time_wait_for_each_other(
     one.build(Steps())
 
 
-def test_old_images_go_and_their_kernels_with_them(
+def test_old_images_and_kernels_go(
     settings: Mapping[str, str], compiler: Compiler, programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = store.Store(settings)
@@ -335,9 +335,24 @@ def test_old_images_go_and_their_kernels_with_them(
         monkeypatch.setattr(kernel, "compiler", lambda number=number: f"cc {number}")
         compiler.content = KERNEL + bytes([number])
         images.append(one.build(Steps()))
-        os.utime(Path(images[-1].kernel).parent, (number, number))
+        for path in (Path(images[-1].kernel).parent, *(one.directory / "kernels").iterdir()):
+            os.utime(path, (number, number))
     assert [Path(image.kernel).exists() for image in images] == [False] * 2 + [True] * store.KEPT
     assert len(list((one.directory / "kernels").iterdir())) == store.KEPT
+
+
+def test_a_kernel_stays_that_is_in_use_whatever_is_built_beside(
+    tmp_path: Path, settings: Mapping[str, str], compiler: Compiler, programs: Path
+) -> None:
+    own = tmp_path / "own"
+    own.write_bytes(KERNEL.replace(b"6.1.7", b"6.6.6"))
+    own.chmod(0o600)
+    store.Store(settings).build(Steps())
+    for number in range(store.KEPT + 2):
+        (programs / "pysandbox-agent").write_bytes(b"another %d" % number)
+        store.Store({**settings, "kernel": str(own)}).build(Steps())
+    store.Store(settings).build(Steps())
+    assert compiler.runs == 1
 
 
 def test_an_own_kernel_is_taken_into_the_image(
