@@ -62,6 +62,7 @@ fn run(report: Report, network: bool) -> ! {
 
 fn read_plan(slots: &mut Slots, report: &Report) -> Outcome<Plan> {
     use std::os::fd::AsFd;
+    slots.take_stdio().at("dup3", "stdio")?;
     let file = slots
         .take("plan")
         .ok_or_else(|| Failure::new("read", "", libc::EBADF, "no slot named plan"))?;

@@ -46,6 +46,17 @@ impl Slots {
         self.0.remove(name)
     }
 
+    /// Take over the stdio that came along, in place of what this process was started with: one that was started before
+    /// anybody asked for it (a guest's agent does that) learns only now whose it is.
+    pub fn take_stdio(&mut self) -> sys::Result<()> {
+        for (number, name) in ["stdin", "stdout", "stderr"].into_iter().enumerate() {
+            if let Some(fd) = self.take(name) {
+                sys::duplicate_to(fd.as_fd(), number as i32)?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn set(&mut self, name: &str, fd: OwnedFd) {
         self.0.insert(name.to_string(), fd);
     }

@@ -3,7 +3,7 @@
 use crate::connection::{CallId, Connection, Incoming};
 use crate::devices::Pending;
 use crate::events::Events;
-use crate::launch::Executor;
+use crate::launch::{Executor, Waiting};
 use crate::port::Port;
 use crate::process::{Container, Process};
 use crate::status::Answer;
@@ -36,6 +36,9 @@ pub struct Agent {
     pub containers: BTreeMap<String, Container>,
     pub processes: BTreeMap<u64, Process>,
     pub last_serial: u64,
+    /// An executor that is there before it is asked for, and when there is to be another.
+    pub spare: Option<Waiting>,
+    pub next_spare: u64,
     pub events: Events,
     pub pending: Vec<Pending>,
     /// Something new may have appeared since `pending` was looked at.
@@ -63,6 +66,8 @@ impl Agent {
             containers: BTreeMap::new(),
             processes: BTreeMap::new(),
             last_serial: 0,
+            spare: None,
+            next_spare: 0,
             events: Events::default(),
             pending: Vec::new(),
             news: false,
@@ -80,6 +85,11 @@ impl Agent {
 
     /// Serve for ever. Err: what makes it impossible.
     pub fn run(mut self) -> Result<(), Errno> {
+        // Before anybody can save this machine as a template.
+        self.make_spare();
+        if let Some(spare) = &self.spare {
+            spare.settle();
+        }
         self.open_port()?;
         loop {
             for (events, token) in self.watch.wait(self.deadline())? {
@@ -212,6 +222,7 @@ impl Agent {
             .chain(removals.map(|_| sys::monotonic() + crate::lifecycle::REMOVAL_TICK))
             .chain(self.pending.iter().map(Pending::next_look))
             .chain(self.connection.deadline())
+            .chain(self.spare.is_none().then_some(self.next_spare))
             .min()
     }
 
@@ -219,6 +230,9 @@ impl Agent {
         self.end_silent_launches();
         self.go_on_removing();
         self.look_at_pending();
+        if self.spare.is_none() && self.next_spare <= sys::monotonic() {
+            self.make_spare();
+        }
     }
 
     // -- calls --------------------------------------------------------------------------------------------------------

@@ -157,6 +157,8 @@ impl Agent {
                 Ok(None) => {
                     if is_due {
                         pending.next_look = now + TICK;
+                    } else if news {
+                        pending.next_look = 0; // when its child has ended without finding it
                     }
                     self.pending.push(pending);
                 }
@@ -193,10 +195,7 @@ impl Agent {
         };
         match pending.finish(errno) {
             Ok(Some(answer)) => self.answer(pending.call, Ok(answer)),
-            Ok(None) => {
-                pending.next_look = sys::monotonic() + TICK;
-                self.pending.push(pending);
-            }
+            Ok(None) => self.pending.push(pending),
             Err(status) => self.answer(pending.call, Err(status)),
         }
         true

@@ -82,29 +82,47 @@ pub enum Word {
     End,
 }
 
+/// An executor that waits for its plan.
+pub struct Waiting {
+    report: OwnedFd,
+    pub outer: i32,
+}
+
+impl Waiting {
+    /// Start one with /dev/null for its stdio, which comes with the plan.
+    pub fn start(executor: &Executor) -> Answer<Waiting> {
+        let (report, theirs) = own::message_pair().said("socketpair", "")?;
+        own::set_nonblocking(report.as_fd()).said("fcntl", "")?;
+        let null = sys::open(c"/dev/null", libc::O_RDWR | libc::O_NOCTTY);
+        let null = null.said("open", "/dev/null")?;
+        let streams = [null.as_fd(), null.as_fd(), null.as_fd(), theirs.as_fd()];
+        let outer = spawn(executor.file.as_fd(), executor.environment, &streams)?;
+        Ok(Waiting { report, outer })
+    }
+
+    /// Let it come so far that it waits.
+    pub fn settle(&self) {
+        const LONGEST: u64 = 500_000_000;
+        let deadline = sys::monotonic() + LONGEST;
+        let is_asleep = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.outer));
+            stat.is_ok_and(|stat| stat.contains(") S "))
+        };
+        while !is_asleep() && sys::monotonic() < deadline {
+            let _ = sys::poll(&[], 2);
+        }
+    }
+}
+
 impl Launch {
-    pub fn start(
-        executor: &Executor,
-        streams: [BorrowedFd; 3],
-        purpose: Purpose,
-        call: CallId,
-        patience_ms: u32,
-    ) -> Answer<Launch> {
-        let (ours, theirs) = own::message_pair().said("socketpair", "")?;
-        own::set_nonblocking(ours.as_fd()).said("fcntl", "")?;
-        let [stdin, stdout, stderr] = streams;
-        let outer = spawn(
-            executor.file.as_fd(),
-            executor.environment,
-            &[stdin, stdout, stderr, theirs.as_fd()],
-        )?;
+    pub fn new(waiting: Waiting, purpose: Purpose, call: CallId, patience_ms: u32) -> Launch {
         let patience = match patience_ms {
             0 => PATIENCE,
             milliseconds => u64::from(milliseconds) * 1_000_000,
         };
-        Ok(Launch {
-            report: ours,
-            outer: Some(outer),
+        Launch {
+            report: waiting.report,
+            outer: Some(waiting.outer),
             wants_input: false,
             purpose,
             call: Some(call),
@@ -112,7 +130,7 @@ impl Launch {
             patience,
             received: Vec::new(),
             request: Stops::default(),
-        })
+        }
     }
 
     pub fn descriptor(&self) -> BorrowedFd<'_> {

@@ -3,7 +3,7 @@
 use crate::agent::Agent;
 use crate::cgroup::Cgroup;
 use crate::connection::CallId;
-use crate::launch::{aborted, write_process_file, Launch, Purpose, Stops, Word};
+use crate::launch::{aborted, write_process_file, Launch, Purpose, Stops, Waiting, Word};
 use crate::messages::{CreateRequest, ExecRequest, ProcessResponse, Stdio as Streams};
 use crate::process::{check_id, exit_code, Container, Process, Removal};
 use crate::protobuf::Message;
@@ -23,6 +23,8 @@ const MOST_CONTAINERS: usize = 512;
 /// Nanoseconds between two looks at a container that is being removed, and until that is given up.
 pub const REMOVAL_TICK: u64 = 3_000_000;
 const REMOVAL_PATIENCE: u64 = 20_000_000_000;
+/// Nanoseconds after a beginning until the next executor is started ahead: what has begun has the processor first.
+const SPARE_PAUSE: u64 = 500_000_000;
 
 /// Both ends of a process's stdio; the far ones are closed once it is started.
 struct Ends {
@@ -170,11 +172,18 @@ impl Agent {
         }
         let serial = self.last_serial + 1;
         let ends = make_ends(serial, streams)?;
-        let far = ends.far.each_ref().map(|end| end.as_fd());
-        let mut launch = Launch::start(&self.executor, far, purpose, call, patience_ms)?;
+        let waiting = match self.spare.take() {
+            Some(spare) => spare,
+            None => Waiting::start(&self.executor)?,
+        };
+        self.next_spare = sys::monotonic() + SPARE_PAUSE;
+        let mut launch = Launch::new(waiting, purpose, call, patience_ms);
         launch.request = stops;
         launch.wants_input = streams.stdin;
-        launch.give(plan, slots)?; // where that fails its socket closes, and the executor ends
+        let [stdin, stdout, stderr] = ends.far.each_ref().map(|end| end.as_fd());
+        let stdio = [("stdin", stdin), ("stdout", stdout), ("stderr", stderr)];
+        // Where that fails its socket closes, and the executor ends.
+        launch.give(plan, &[slots, &stdio].concat())?;
         self.watch
             .set(launch.descriptor(), watch::READ, Token::Report(serial))
             .said("epoll_ctl", "report")?;
@@ -193,6 +202,13 @@ impl Agent {
         };
         self.processes.insert(serial, process);
         Ok(serial)
+    }
+
+    /// Start an executor before anybody asks for it: whoever does finds it waiting. Where that fails, the next process
+    /// waits for its own, or is told why not.
+    pub fn make_spare(&mut self) {
+        self.next_spare = sys::monotonic() + SPARE_PAUSE;
+        self.spare = Waiting::start(&self.executor).ok();
     }
 
     pub fn start(&mut self, call: CallId, container: &str) -> Answer<()> {
@@ -511,6 +527,7 @@ impl Agent {
         if self.worker_ended(pid, status) {
             return;
         }
+        self.spare.take_if(|spare| spare.outer == pid); // killed for want of memory, it may be
         for launch in self
             .processes
             .values_mut()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from agenthost import Host, Listener, create_request, exec_request, read_all, spec
 from precondition import requires
+from runtime import eventually
 
 from pysandbox import errors
 from pysandbox.executor import ExecutorError
@@ -110,11 +111,28 @@ def test_a_create_that_fails_leaves_nothing(host: Host, agent: Agent, events: Li
 
 
 def descriptors(host: Host) -> int:
+    """Count the agent's descriptors, once the executor that it starts ahead is there again."""
+    eventually(lambda: bool(spares(host)), "an executor is started ahead")
     return len(list(Path(f"/proc/{host.find_pid()}/fd").iterdir()))
 
 
+def children_of(host: Host) -> list[str]:
+    return Path(f"/proc/{host.find_pid()}/task/{host.find_pid()}/children").read_text().split()
+
+
+def spares(host: Host) -> list[str]:
+    def is_spare(pid: str) -> bool:
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"pysandbox-init\0")
+        except FileNotFoundError:
+            return False
+
+    return [pid for pid in children_of(host) if is_spare(pid)]
+
+
 def descendants(host: Host) -> int:
-    return len(Path(f"/proc/{host.find_pid()}/task/{host.find_pid()}/children").read_text().split())
+    """Count the agent's children but for the executor that it starts ahead."""
+    return len(children_of(host)) - len(spares(host))
 
 
 def test_processes_beside_init_have_their_own_stdio_and_exit(agent: Agent, events: Listener) -> None:
@@ -368,6 +386,18 @@ def resident(host: Host) -> int:
     return int(Path(f"/proc/{host.find_pid()}/statm").read_text().split()[1]) * 4096
 
 
+def test_an_executor_is_started_ahead_and_another_when_it_has_gone(host: Host, agent: Agent, events: Listener) -> None:
+    agent.check()
+    (first,) = spares(host)
+    assert run(agent, events, "readlink /proc/self/fd/0")[:2] == (0, b"/dev/null\n")
+    assert first not in spares(host)
+
+    eventually(lambda: bool(spares(host)), "another is started")
+    os.kill(int(spares(host)[0]), 9)
+    eventually(lambda: bool(spares(host)), "another is started")
+    assert run(agent, events, "exit 4")[0] == 4
+
+
 def test_orphans_are_reaped(host: Host, agent: Agent, events: Listener) -> None:
     document = spec(["sleep", "100"])
     document["linux"]["namespaces"] = [each for each in document["linux"]["namespaces"] if each["type"] != "pid"]
@@ -375,9 +405,8 @@ def test_orphans_are_reaped(host: Host, agent: Agent, events: Listener) -> None:
     agent.start("c")
     agent.execute(exec_request("c", "e", document, ["sh", "-c", "for i in 1 2 3 4 5; do (sleep 0.1 &) ; done"]))
     assert events.exit_code("c", "e") == 0
-    time.sleep(0.5)
 
-    assert descendants(host) == 1
+    eventually(lambda: descendants(host) == 1, "orphans are reaped")
     agent.delete("c")
 
 
