@@ -30,7 +30,7 @@ class Quiet:
 
 def settings(directory: Path) -> Mapping[str, Any]:
     """Return settings with an image of this checkout's agent, and `directory` for templates; skip where none can be."""
-    from pysandbox.errors import SandboxError
+    from pysandbox.errors import NotFound, SandboxError
     from pysandbox_microvm.provision import find_qemu
     from pysandbox_microvm.store import Store
     from pysandbox_microvm.virtiofsd import find_server
@@ -42,8 +42,10 @@ def settings(directory: Path) -> Mapping[str, Any]:
     try:
         find_qemu(found)
         find_server()
-        CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
-        image = Store(found).build(Quiet())
+        store = Store(found)
+        if not store.is_compiled():  # minutes, and a test's own time is limited
+            raise NotFound(f"no kernel yet; remedy: make test, or pysandbox image build --directory {CACHE}")
+        image = store.build(Quiet())
     except SandboxError as missing:
         missed = f"no microVMs here: {missing}"
         pytest.fail(missed) if "CI" in os.environ else pytest.skip(missed)

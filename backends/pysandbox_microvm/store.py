@@ -93,6 +93,13 @@ class Store:
             self._remove_old()
             return image
 
+    def is_compiled(self) -> bool:
+        """Say whether a build would find its kernel: without one it takes minutes."""
+        if self._own_kernel:
+            return True
+        key = kernel_key(kernel.find_source(), kernel.read_fragment(), kernel.compiler())
+        return _is_intact(self.kernels / key)
+
     def _make_directories(self) -> None:
         for path in (self.directory, self.images, self.kernels):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)

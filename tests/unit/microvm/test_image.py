@@ -375,6 +375,17 @@ def test_only_root_gets_to_an_image(settings: Mapping[str, str], image: Image) -
         assert path.stat().st_mode & 0o077 == 0, path
 
 
+def test_whether_a_build_would_compile_is_known_before(
+    settings: Mapping[str, str], compiler: Compiler, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not store.Store(settings).is_compiled()
+    store.Store(settings).build(Steps())
+    assert store.Store(settings).is_compiled()
+    assert store.Store({**settings, "kernel": "/own"}).is_compiled()
+    monkeypatch.setattr(kernel, "compiler", lambda: "cc 2")
+    assert not store.Store(settings).is_compiled()
+
+
 # -- listing -----------------------------------------------------------------------------------------------------------
 
 
