@@ -11,6 +11,7 @@ lasts as long as the descriptor, which is as long as the machine.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -22,13 +23,16 @@ from pysandbox_microvm.tree import images, rootfs_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from typing import Any
 
-    from pysandbox.oci.types import Spec
+    from pysandbox.oci.types import Device, Linux, Spec
     from pysandbox_microvm.agent import Agent
     from pysandbox_microvm.arguments import Disk
     from pysandbox_microvm.machine import Machine
-    from pysandbox_microvm.provision import Provision
+
+    #: (major, minor) of the host → of the guest.
+    Numbers = Mapping[tuple[int, int], tuple[int, int]]
 
 #: Where each file system has its magic number: kind, offset, bytes (include/uapi/linux/magic.h and each one's header).
 _MAGIC = (("squashfs", 0, b"hsqs"), ("erofs", 1024, b"\xe2\xe1\xf5\xe0"), ("ext4", 1080, b"\x53\xef"))
@@ -167,20 +171,151 @@ def _lock(volume: Volume, descriptor: int, *, read_only: bool) -> None:
         ) from None
 
 
+# -- block devices of the spec -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A block device of `linux.devices`: where the spec asks for it, the guest's name for it, its path and numbers."""
+
+    where: str
+    name: str
+    path: str
+    major: int
+    minor: int
+    read_only: bool
+
+
+def nodes(spec: Spec, storage: str) -> list[Node]:
+    """Return the block devices of a spec. Pure.
+
+    One that no rule of the cgroup's allows to be written is opened for reading alone, on the host.
+    """
+    linux = spec.get("linux") or {}
+    return [
+        Node(
+            where=f"linux.devices[{index}]",
+            name=_name(storage, f"d{index}"),
+            path=device["path"],
+            major=device.get("major") or 0,
+            minor=device.get("minor") or 0,
+            read_only=not _may_be_written(linux, device),
+        )
+        for index, device in enumerate(linux.get("devices") or ())
+        if device["type"] == "b"
+    ]
+
+
+def _may_be_written(linux: Linux, device: Device) -> bool:
+    """Say whether the rules let the container write, the last that speaks of it being the one that counts."""
+    answer = False
+    for rule in (linux.get("resources") or {}).get("devices") or ():
+        numbers = (("major", device.get("major")), ("minor", device.get("minor")))
+        of_kind = rule.get("type", "a") in ("a", "b")
+        of_it = of_kind and all(rule.get(name) in (None, -1, number) for name, number in numbers)
+        if of_it and "w" in (rule.get("access") or "rwm"):
+            answer = rule["allow"]
+    return answer
+
+
+def open_node(node: Node) -> Opened:
+    """Open the host's block device with these numbers. Raises NotFound where there is no node for it, OSError."""
+    for path in (*_kernels_names(node), node.path):
+        try:
+            place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            status = os.fstat(place)
+            if stat.S_ISBLK(status.st_mode) and status.st_rdev == os.makedev(node.major, node.minor):
+                access = os.O_RDONLY if node.read_only else os.O_RDWR
+                descriptor = os.open(f"/proc/self/fd/{place}", access | os.O_CLOEXEC)
+                return Opened(descriptor, "disk", node.read_only, device=True)
+        finally:
+            os.close(place)
+    raise NotFound(f"{node.where}: {node.path}: the host has no block device {node.major}:{node.minor} there")
+
+
+def _kernels_names(node: Node) -> Iterator[str]:
+    """Yield what the kernel calls a device, below /dev: proc and udev may call it otherwise (sysfs(5), uevent)."""
+    with contextlib.suppress(OSError), open(f"/sys/dev/block/{node.major}:{node.minor}/uevent") as file:
+        for line in file.read(4096).splitlines():
+            name, _, value = line.partition("=")
+            if name == "DEVNAME":
+                yield f"/dev/{value}"
+
+
+def device_rules(spec: Spec, bundle: str) -> list[dict[str, object]]:
+    """Return what the host's cgroup must allow the sandbox process to open, as `linux.resources.devices` says it."""
+    linux = spec.get("linux") or {}
+    numbers = [(d.get("major") or 0, d.get("minor") or 0) for d in linux.get("devices") or () if d["type"] == "b"]
+    for path in (rootfs_path(spec, bundle), *(image.source for image in images(spec, bundle))):
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        if stat.S_ISBLK(status.st_mode):
+            numbers.append((os.major(status.st_rdev), os.minor(status.st_rdev)))
+    return [{"allow": True, "type": "b", "major": major, "minor": minor, "access": "rw"} for major, minor in numbers]
+
+
+def check_joining(spec: Spec, bundle: str, storage: str) -> None:
+    """Refuse disks of a container that joins a machine. Raises InvalidArgument."""
+    root = root_volume(spec, bundle, storage)
+    wanted: list[Volume | Node] = [root] if root else []
+    wanted += [*mount_volumes(spec, bundle, storage).values(), *nodes(spec, storage)]
+    for each in wanted:
+        raise InvalidArgument(f"{each.where}: a disk can only be the first container's of a machine")
+
+
+def relocated(document: Mapping[str, Any], spec: Spec, numbers: Numbers) -> Mapping[str, Any]:
+    """Return what a guest is asked for with its own numbers for the block devices: it counts its disks by itself.
+
+    `document` is a `GuestPlan`'s; `numbers` are (major, minor) of the host → of the guest.
+    """
+    if not numbers:
+        return document
+    import json
+
+    from pysandbox_microvm.planning import device_program_of
+
+    plan = json.loads(document["plan"])
+    for operation in plan["operations"]:
+        if operation["op"] == "make_device" and operation["kind"] == "b":
+            host = (operation["major"], operation["minor"])
+            operation["major"], operation["minor"] = numbers.get(host, host)
+    resources: Any = (spec.get("linux") or {}).get("resources") or {}
+    rules = [_relocated_rule(rule, numbers) for rule in resources.get("devices") or ()]
+    program = device_program_of({**resources, "devices": rules})  # type: ignore[typeddict-item]
+    return {**document, "plan": json.dumps(plan, separators=(",", ":")), "device_program": program.hex()}
+
+
+def _relocated_rule(rule: Mapping[str, Any], numbers: Numbers) -> Mapping[str, Any]:
+    guest = numbers.get((rule.get("major"), rule.get("minor"))) if rule.get("type") == "b" else None  # type: ignore[arg-type]
+    return {**rule, "major": guest[0], "minor": guest[1]} if guest else rule
+
+
 # -- the disks of a container ------------------------------------------------------------------------------------------
 
 
 class Disks:
-    """All images of a container, open from the beginning to `close`: QEMU holds its own copies by then."""
+    """All images and block devices of a container, open from the beginning to `close`: QEMU has copies by then.
+
+    `numbers` are filled in by `attach`.
+    """
 
     def __init__(self, spec: Spec, bundle: str, storage: str) -> None:
         root = root_volume(spec, bundle, storage)
         volumes = [*([root] if root else []), *mount_volumes(spec, bundle, storage).values()]
         self._opened: dict[str, Opened] = {}
+        self._nodes = {node.name: node for node in nodes(spec, storage)}
         self.root = root.name if root else None
+        self.numbers: dict[tuple[int, int], tuple[int, int]] = {}
         try:
             for volume in volumes:
                 self._opened[volume.name] = open_volume(volume)
+            for node in self._nodes.values():
+                self._opened[node.name] = open_node(node)
         except BaseException:
             self.close()
             raise
@@ -190,29 +325,34 @@ class Disks:
         """How many disks there are."""
         return len(self._opened)
 
-    def root_disk(self, provision: Provision) -> Disk | None:
-        """Return the disk that the machine starts with, if it starts with any."""
-        if self.root is None or not provision.root_disk:
+    def root_disk(self, *, root_disk: bool) -> Disk | None:
+        """Return the disk that a machine with a root disk starts with."""
+        if self.root is None or not root_disk:
             return None
         from pysandbox_microvm.arguments import Disk
 
         opened = self._opened[self.root]
         return Disk(opened.descriptor, opened.read_only, opened.device)
 
-    def plug(self, machine: Machine, provision: Provision) -> None:
-        """Plug all others in."""
-        for name, opened in self._opened.items():
-            if name != self.root or not provision.root_disk:
-                machine.plug_disk(opened.descriptor, name, read_only=opened.read_only)
+    def plug(self, machine: Machine, *, root_disk: bool) -> list[str]:
+        """Plug in all that the machine has not started with; return the ids of the devices."""
+        return [
+            machine.plug_disk(opened.descriptor, name, read_only=opened.read_only)
+            for name, opened in self._opened.items()
+            if name != self.root or not root_disk
+        ]
 
-    def attach(self, agent: Agent, provision: Provision) -> list[str]:
-        """Have the guest mount them; return its names for them."""
+    def attach(self, agent: Agent, *, root_disk: bool) -> list[str]:
+        """Have the guest mount the images and find the devices; return its names for what it mounted."""
         from pysandbox_microvm.arguments import ROOT_SERIAL
 
         for name, opened in self._opened.items():
-            serial = ROOT_SERIAL if name == self.root and provision.root_disk else name
-            agent.attach(name, opened.kind, serial, read_only=opened.read_only)
-        return list(self._opened)
+            serial = ROOT_SERIAL if name == self.root and root_disk else name
+            found = agent.attach(name, opened.kind, serial, read_only=opened.read_only)
+            if name in self._nodes:
+                node = self._nodes[name]
+                self.numbers[node.major, node.minor] = found.major, found.minor
+        return [name for name in self._opened if name not in self._nodes]
 
     def close(self) -> None:
         """Close them, and with that our hold on them: QEMU's copies keep the locks. Safe to call twice."""

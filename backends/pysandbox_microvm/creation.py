@@ -22,7 +22,7 @@ from pysandbox.filtercache import compile_filter
 from pysandbox.linux import start_time
 from pysandbox.warm.wire import Closed, receive, send
 from pysandbox_microvm import service
-from pysandbox_microvm.block import root_volume
+from pysandbox_microvm.block import device_rules, root_volume
 from pysandbox_microvm.container import MicrovmContainer
 from pysandbox_microvm.netns import forget_network
 from pysandbox_microvm.place import Place
@@ -105,7 +105,8 @@ def resources_of(spec: Spec) -> Any:
 def make_cgroup(request: CreateRequest, cgroup: Cgroup) -> None:
     """Make the cgroup, with the machine's devices and no limit yet: it would hold up the boot. See `namespaces`."""
     try:
-        cgroup.create({"devices": host_resources({}, 0)["devices"]})
+        disks: Any = device_rules(request.spec, request.bundle)
+        cgroup.create({"devices": [*host_resources({}, 0)["devices"], *disks]})
     except FailedPrecondition:
         request.remember({})  # it is somebody else's: nobody is to remove it in our name
         raise

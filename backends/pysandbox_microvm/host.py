@@ -62,6 +62,7 @@ class Host:
         self._network: Network | None = None
         self._servers: dict[str, FileServer] = {}
         self._disks: list[str] = []  # storages of the guest
+        self.numbers: dict[tuple[int, int], tuple[int, int]] = {}  # of block devices, the host's → the guest's
         self._size = Size(0, 0)
         self._plugged: dict[str, str] = {}  # storage → device
         self._members: dict[str, Resources] = {}
@@ -89,7 +90,9 @@ class Host:
             self._take_network(mirroring)
             self._step("machine")
             provision = self._plan(disks, shared=bool(tree.parts))
-            self.machine = provide_machine(provision, self._jail, disk=disks.root_disk(provision), warn=self._warn)
+            self.machine = provide_machine(
+                provision, self._jail, disk=disks.root_disk(root_disk=provision.root_disk), warn=self._warn
+            )
             self._undo.callback(self.machine.close)
         finally:
             server.wait()
@@ -97,7 +100,7 @@ class Host:
         server.result()
         if storage in self._servers:
             self.machine.plug_file_system(self._servers[storage].socket.fileno(), storage)
-        disks.plug(self.machine, provision)
+        disks.plug(self.machine, root_disk=provision.root_disk)
         self._plug_network()
         self._step("agent")
         self.agent = self.machine.hello()
@@ -108,7 +111,8 @@ class Host:
         if storage in self._servers:
             self.agent.attach(storage, "virtiofs", storage)
             self._watch(storage, lambda why: self._ended(UNKNOWN_CODE, why))
-        self._disks = disks.attach(self.agent, provision)
+        self._disks = disks.attach(self.agent, root_disk=provision.root_disk)
+        self.numbers = disks.numbers
         self._connect_network()
         self._grow_into(provision)
 

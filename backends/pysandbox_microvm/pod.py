@@ -14,13 +14,13 @@ import os
 
 from pysandbox.backend import Process
 from pysandbox.caller import current
-from pysandbox.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from pysandbox.errors import FailedPrecondition, InvalidArgument
 from pysandbox.executor import ExecutorError
 from pysandbox.failure import in_runcs_words
 from pysandbox.filtercache import compile_filter
 from pysandbox.linux import start_time
 from pysandbox_microvm import service
-from pysandbox_microvm.block import mount_volumes, root_volume
+from pysandbox_microvm.block import check_joining
 from pysandbox_microvm.container import MicrovmContainer, leave
 from pysandbox_microvm.creation import make_cgroup, open_spec_cgroup, order, reap, resources_of
 from pysandbox_microvm.execution import start_proxy
@@ -66,10 +66,7 @@ def join(request: CreateRequest, sandbox: str) -> MicrovmContainer:
     there = service.ask(directory, "peers", {})[0]
     peers = {int(pid): int(guest) for pid, guest in there["peers"].items()}
     place = Place(f"c{os.urandom(6).hex()}", peers)
-    if root_volume(request.spec, request.bundle, place.storage) or mount_volumes(
-        request.spec, request.bundle, place.storage
-    ):
-        raise Unimplemented("an image cannot be the root or a mount of a container that joins another's machine")
+    check_joining(request.spec, request.bundle, place.storage)
     plan = plan_init(request.bundle, request.spec, request.id, request.options, request.state, place, compile_filter)
     cgroup = open_spec_cgroup(request.spec, request.id, request.options)
     memory: dict[str, Any] = {

@@ -310,6 +310,8 @@ class Creation:
             raise better from error
 
     def _create(self, sandbox: Sandbox) -> Sandbox:
+        from pysandbox_microvm.block import relocated
+
         request = self._request
         threading.Thread(target=sandbox.follow_events, name="events", daemon=True).start()
         sandbox.host.on_end(sandbox.end)
@@ -323,7 +325,8 @@ class Creation:
             ended=sandbox.end,
         )
         self._step("container")
-        sandbox.add(request["id"]).create(init, request["plan"], request["timeout"])
+        plan = relocated(request["plan"], request["spec"], sandbox.host.numbers)
+        sandbox.add(request["id"]).create(init, plan, request["timeout"])
         sandbox.host.make_root_read_only(request["storage"], request["spec"])
         self._listen(sandbox)
         self._step("ready")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,47 @@ def test_an_exec_finds_the_root_on_its_disk(microvm: Runtime, make_bundle: MakeB
     container = microvm.run_detached(bundle_on(image, make_bundle, "sleep 100"))
     assert "ext4" in microvm.ok("exec", container, "sh", "-c", "grep ' / ' /proc/mounts")
     microvm.ok("delete", "--force", container)
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Iterator[Path]:
+    """A block device of the host, with a mark at its beginning."""
+    requires("root", "command losetup", "file /dev/loop-control")
+    image = tmp_path / "loop"
+    image.write_bytes(b"MARK".ljust(8 << 20, b"\0"))
+    done = subprocess.run(["losetup", "-f", "--show", image], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"requires a loop device: {done.stderr.strip()}")
+    device = Path(done.stdout.strip())
+    yield device
+    subprocess.run(["losetup", "-d", device], check=True)
+
+
+@pytest.mark.parametrize("access", ["rwm", "r"])
+def test_a_block_device_of_the_spec_is_one_of_the_guest(
+    microvm: Runtime, make_bundle: MakeBundle, loop: Path, access: str
+) -> None:
+    numbers = {"major": os.major(loop.stat().st_rdev), "minor": os.minor(loop.stat().st_rdev)}
+
+    def change(spec: dict[str, Any]) -> None:
+        spec["linux"]["devices"] = [{"path": "/dev/data", "type": "b", **numbers, "fileMode": 0o640, "gid": 6}]
+        rules = spec["linux"]["resources"].setdefault("devices", [])
+        rules.append({"allow": True, "type": "b", **numbers, "access": access})
+
+    script = "stat -c %a:%g /dev/data; head -c 4 /dev/data; printf DONE | dd of=/dev/data bs=4 conv=notrunc,fsync 2>&1"
+    done = microvm("run", make_bundle(["sh", "-c", script], change))
+    assert done.stdout.startswith("640:6\nMARK"), done.stderr
+    with open(loop, "rb", buffering=0) as device:
+        assert device.read(4) == (b"DONE" if "w" in access else b"MARK")
+
+
+def test_a_block_device_that_the_host_does_not_have_is_refused(microvm: Runtime, make_bundle: MakeBundle) -> None:
+    def change(spec: dict[str, Any]) -> None:
+        spec["linux"]["devices"] = [{"path": "/dev/data", "type": "b", "major": 250, "minor": 77}]
+
+    done = microvm("run", make_bundle(["true"], change))
+    assert done.returncode == 1
+    assert "linux.devices[0]: /dev/data: the host has no block device 250:77 there" in done.stderr
 
 
 def test_one_image_is_not_written_by_two_machines(microvm: Runtime, make_bundle: MakeBundle, image: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,52 @@ def test_a_name_that_no_serial_number_holds_is_refused() -> None:
     mounts = [{"destination": "/d", "type": "ext4", "source": "/i", "options": ["loop"]}]
     with pytest.raises(InvalidArgument, match="serial number"):
         block.mount_volumes({**spec(), "mounts": mounts}, "/b", "x" * 20)
+
+
+# -- block devices -----------------------------------------------------------------------------------------------------
+
+
+def with_device(*rules: dict[str, Any]) -> Any:
+    device = {"path": "/dev/x", "type": "b", "major": 8, "minor": 1}
+    return {**spec(), "linux": {"devices": [device], "resources": {"devices": list(rules)}}}
+
+
+@pytest.mark.parametrize(
+    ("rules", "read_only"),
+    [
+        ([], True),
+        ([{"allow": True, "type": "b", "major": 8, "minor": 1, "access": "rwm"}], False),
+        ([{"allow": True, "type": "b", "major": 8, "minor": 1, "access": "r"}], True),
+        ([{"allow": True, "type": "b", "major": 8, "minor": 2, "access": "rw"}], True),
+        ([{"allow": True, "type": "c", "major": 8, "minor": 1, "access": "rw"}], True),
+        ([{"allow": True}], False),
+        ([{"allow": True}, {"allow": False, "type": "b", "major": 8, "access": "w"}], True),
+    ],
+)
+def test_a_device_that_no_rule_lets_be_written_is_opened_for_reading(rules: Any, read_only: bool) -> None:
+    assert [node.read_only for node in block.nodes(with_device(*rules), "c")] == [read_only]
+
+
+def test_a_device_that_the_host_does_not_have_is_named() -> None:
+    node = block.Node(where="linux.devices[0]", name="c-d0", path="/dev/null", major=250, minor=77, read_only=True)
+    with pytest.raises(NotFound, match=r"^linux\.devices\[0\]: /dev/null: the host has no block device 250:77 there"):
+        block.open_node(node)
+
+
+def test_a_guest_is_asked_with_its_own_numbers() -> None:
+    nodes = [{"op": "make_device", "path": "/dev/x", "kind": kind, "major": 8, "minor": 1} for kind in "bc"]
+    document = {"plan": json.dumps({"operations": nodes}), "device_program": "", "cgroup": "c"}
+    rule = {"allow": True, "type": "b", "major": 8, "minor": 1, "access": "r"}
+    changed = block.relocated(document, with_device(rule), {(8, 1): (254, 16)})
+    made = json.loads(changed["plan"])["operations"]
+    assert [(each["major"], each["minor"]) for each in made] == [(254, 16), (8, 1)]
+    other = block.relocated(document, with_device({**rule, "major": 254, "minor": 16}), {(9, 9): (1, 1)})
+    assert changed["device_program"] == other["device_program"] != ""
+    assert block.relocated(document, with_device(rule), {}) is document
+
+
+def test_a_container_that_joins_a_machine_brings_no_disks(tmp_path: Path) -> None:
+    (tmp_path / "image").mkdir()
+    block.check_joining(spec(), str(tmp_path), "c")
+    with pytest.raises(InvalidArgument, match=r"^linux\.devices\[0\]: a disk can only be the first container's"):
+        block.check_joining(with_device(), str(tmp_path), "c")

@@ -66,7 +66,7 @@ def test_of_the_hooks_only_startcontainer_runs_in_the_guest(spec: Any) -> None:
         ("linux.namespaces", lambda spec: spec["linux"].update(namespaces=[{"type": "network"}]), "has no mount namespace"),
         ("linux.namespaces[0].path", lambda spec: spec["linux"]["namespaces"].insert(0, {"type": "ipc", "path": "/proc/1/ns/ipc"}), "not a namespace of another container"),
         ("linux.seccomp.listenerPath", lambda spec: spec["linux"].update(seccomp={"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/s"}), "cannot be notified to the host"),
-        ("linux.devices[0]", lambda spec: spec["linux"].update(devices=[{"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}]), "block devices"),
+        ("linux.devices[0]", lambda spec: spec["linux"].update(devices=[{"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}], namespaces=[*spec["linux"]["namespaces"], {"type": "user"}]), "no block devices in a user namespace"),
         ("process.apparmorProfile", lambda spec: spec["process"].update(apparmorProfile="x"), "AppArmor is not enabled"),
         ("process.selinuxLabel", lambda spec: spec["process"].update(selinuxLabel="x"), "SELinux is not enabled"),
     ],
