@@ -78,10 +78,11 @@ class Caller:
                 setsigdef=_signal.valid_signals() - {9, 19},  # all but SIGKILL and SIGSTOP
             )
 
-    def detach(self, serve: Callable[[], int], *keep: int) -> bool:
+    def detach(self, serve: Callable[[], int], *keep: int, stay: Callable[[], None] | None = None) -> bool:
         """Have a fork of this process run `serve` as long as it likes, in a session of its own; say whether one does.
 
-        It is in the caller's cgroups and a `Caller` itself, and holds the descriptors 0, 1, 2 and `keep`. A process
+        It is in the caller's cgroups and a `Caller` itself, and holds the descriptors 0, 1, 2 and `keep`. This process
+        runs `stay` when its command has ended and the caller with it, holding whatever it holds. A process
         that was started cold is not forked, it may have threads: False, and a program must be started.
         """
         return False

@@ -121,8 +121,15 @@ def _listen_and_spawn(invocation: Invocation, bundle: str) -> str:
 
 def _spawn(invocation: Invocation, grpc: str, listener: int) -> None:
     """Start who serves, in a session of its own, with nothing of containerd's but the log: a fork, or a new process."""
-    if current().detach(partial(_serve_alone, invocation, listener), listener):
+    from pysandbox.shim import maker
+
+    shims, makers = maker.pair()
+    stay = partial(maker.serve, makers, invocation.namespace, invocation.backend, warn)
+    detached = current().detach(partial(_serve_alone, invocation, listener, shims), listener, shims, stay=stay)
+    os.close(shims)
+    if detached:
         return
+    os.close(makers)
     words = ["-namespace", invocation.namespace, "-id", invocation.id, "-address", grpc]
     own = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -145,22 +152,25 @@ def _spawn(invocation: Invocation, grpc: str, listener: int) -> None:
 # -- serve -------------------------------------------------------------------------------------------------------------
 
 
-def _serve_alone(invocation: Invocation, listener: int) -> int:
+def _serve_alone(invocation: Invocation, listener: int, maker: int) -> int:
     """Serve in a fork of the process that `start` was."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.close(null)
-    return _serve(invocation, listener)
+    return _serve(invocation, listener, maker)
 
 
-def _serve(invocation: Invocation, listening: int) -> int:
-    """Serve tasks until containerd says that it is enough. `listening` is the socket's descriptor."""
+def _serve(invocation: Invocation, listening: int, making: int | None = None) -> int:
+    """Serve tasks until containerd says that it is enough.
+
+    `listening` is the socket's descriptor, `making` that of the connection to who makes the first container.
+    """
     from _socket import socket
 
     from pysandbox.linux import set_child_subreaper
     from pysandbox.shim import namespace
-    from pysandbox.shim.maker import fork
+    from pysandbox.shim.maker import Maker
     from pysandbox.shim.messages.task import Task
     from pysandbox.shim.messages.task_v3 import Task as TaskV3
     from pysandbox.shim.publisher import Publisher
@@ -176,9 +186,10 @@ def _serve(invocation: Invocation, listening: int) -> int:
     set_child_subreaper()
     _adjust_oom_score()
     store = namespace.enter(invocation.namespace)
-    maker = fork(store, invocation.backend, warn, listener.fileno())
     publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), invocation.namespace, warn)
-    service = TaskService(store, publisher, Reaper(), warn, invocation.backend, maker)
+    service = TaskService(
+        store, publisher, Reaper(), warn, invocation.backend, Maker(making) if making is not None else None
+    )
     server = Server(translate=translate)
     server.register(Task, service)
     server.register(TaskV3, service)

@@ -1,14 +1,14 @@
-"""A fork of the shim that makes its first container and starts it, and then ends, with the memory that took.
+"""The process that makes a shim's first container and starts it, and then ends, with the memory that took.
 
-Planning and making a container, Python writes to the reference count of nearly all that it looks at: some 3 MiB of
-pages, which the shim would have to itself for as long as the container lives. So it has a fork do it, made before the
-shim has threads and before anybody asks; while it waits it makes those pages its own, and the first request is quicker
-for it. Further containers of a pod, and execs, the shim makes itself.
+Planning and making a container, Python writes to the reference count of nearly all that it looks at: some 2 MiB of
+pages, which the shim would have to itself for as long as the container lives. So the fork of the server that has served
+`start`, and from which the shim was forked, stays and does it. Further containers of a pod, and execs, the shim makes
+itself, as it does all without a server.
 
-What is started is the shim's own child: the fork asks for it as a spare of the warm start asks its launcher
+What is started is the shim's own child: the maker asks for it as a spare of the warm start asks its launcher
 (docs/warm.md), with `spawn`, `reap` and `is_child`. Else they say to each other, in the same frames:
 
-    {"create": {"id", "bundle", "options": [type, hex], "terminal"}}, with stdin, stdout and stderr
+    {"create": {"id", "bundle", "options": [type, hex], "terminal", "shim": pid}}, with stdin, stdout and stderr
     {"made": {"pid", "bundle", "shares_pids"}}, with the console, if there is one
     {"start": true}, {"started": true}
     {"failed": {"kind", "text", "errno"}}
@@ -19,19 +19,19 @@ from __future__ import annotations
 import _socket
 import contextlib
 import os
-import select
 from threading import Lock
 
 from pysandbox import errors, lifecycle
 from pysandbox.backend import Options, Stdio
 from pysandbox.caller import become, current
 from pysandbox.errors import SandboxError, Unavailable, Unknown
+from pysandbox.executor import held_executor
 from pysandbox.oci.bundle import load_bundle
 from pysandbox.record import dataclass
+from pysandbox.shim import namespace
 from pysandbox.shim.options import chosen
 from pysandbox.ttrpc.messages.wellknown import Any as AnyMessage
-from pysandbox.warm.launcher import Launcher
-from pysandbox.warm.memory import populate_all
+from pysandbox.warm.launcher import Launcher, close_all_but
 from pysandbox.warm.wire import Closed, receive, send
 
 TYPE_CHECKING = False
@@ -75,14 +75,15 @@ def make(runtime: lifecycle.Runtime, container_id: str, path: str, stdio: Stdio,
 
 
 class Gone(Exception):
-    """The fork had ended before it was asked: nothing was done."""
+    """The maker had ended before it was asked: nothing was done."""
 
 
 class Maker:
-    """The fork, as the shim sees it. Raises Gone, and Unavailable if it ends in the middle."""
+    """The maker, as the shim sees it. Raises Gone, and Unavailable if it ends in the middle."""
 
-    def __init__(self, connection: _socket.socket, pid: int) -> None:
-        self._connection, self.pid = connection, pid
+    def __init__(self, descriptor: int) -> None:
+        """`descriptor` is the shim's end of their connection, from now on this object's."""
+        self._connection = _socket.socket(fileno=descriptor)
         self._lock = Lock()
 
     def create(self, container_id: str, bundle: str, stdio: Stdio, options: AnyMessage | None) -> Made:
@@ -92,6 +93,7 @@ class Maker:
             "bundle": bundle,
             "options": None if options is None else [options.type_url, options.value.hex()],
             "terminal": stdio.terminal,
+            "shim": os.getpid(),
         }
         streams = () if stdio.terminal else (stdio.stdin, stdio.stdout, stdio.stderr)
         answer, descriptors = self._ask({"create": request}, streams)
@@ -126,7 +128,7 @@ class Maker:
                         break
                     send(self._connection, reply)
             except (Closed, OSError) as error:
-                raise Unavailable(f"the fork that makes the container has ended: {error}") from error
+                raise Unavailable(f"the process that makes the container has ended: {error}") from error
         if "failed" in answer:
             raise _error(answer["failed"])
         return answer, received
@@ -175,50 +177,40 @@ def _error(failed: Mapping[str, Any]) -> Exception:
     return error
 
 
-# -- the fork's side ---------------------------------------------------------------------------------------------------
+# -- the maker's side --------------------------------------------------------------------------------------------------
 
 
-def fork(store: Store, backend: str | None, warn: Callable[[str], None], *listening: int) -> Maker | None:
-    """Fork; None where that cannot be. This process must have one thread. `listening` are not the fork's to hold."""
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    shim = os.getpid()
-    try:
-        pid = os.fork()  # noqa: TID251 (before any thread)
-    except OSError:
-        ours.close()
-        theirs.close()
-        return None
-    if pid:
-        theirs.close()
-        return Maker(ours, pid)
-    try:
-        ours.close()
-        for descriptor in listening:
-            os.close(descriptor)
-        become(Launcher(theirs, shim, frozenset()))
-        populate_all(lambda: _is_asked(theirs))
-        _Fork(theirs, store, backend, warn).run()
-    finally:
-        os._exit(0)
+def pair() -> tuple[int, int]:
+    """Return two connected descriptors, the shim's and the maker's. Raises OSError."""
+    shims, makers = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    return shims.detach(), makers.detach()
 
 
-def _is_asked(connection: _socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+def serve(descriptor: int, namespace: str, backend: str | None, warn: Callable[[str], None]) -> None:
+    """Make a container and start it, for the shim at the other end. Only the descriptors 2 and this one stay open."""
+    close_all_but({2, descriptor, held_executor()})
+    for _ in range(2):
+        os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)  # 0 and 1
+    connection = _socket.socket(fileno=descriptor)
+    _Making(connection, namespace, backend, warn).run()
 
 
-class _Fork:
+class _Making:
     def __init__(
-        self, connection: _socket.socket, store: Store, backend: str | None, warn: Callable[[str], None]
+        self, connection: _socket.socket, namespace: str, backend: str | None, warn: Callable[[str], None]
     ) -> None:
-        self._connection, self._store, self._backend, self._warn = connection, store, backend, warn
+        self._connection, self._namespace, self._backend, self._warn = connection, namespace, backend, warn
+        self._store: Store | None = None
 
     def run(self) -> None:
         """Make a container, which may take several attempts; start it; that is all. The shim's end is the end, too."""
-        with contextlib.suppress(Closed):
-            runtime, made = self._create()
-            self._start(runtime, made)
+        try:
+            with contextlib.suppress(Closed):
+                runtime, made = self._create()
+                self._start(runtime, made)
+        finally:
+            if self._store is not None:
+                namespace.leave(self._store)
 
     def _create(self) -> tuple[lifecycle.Runtime, Made]:
         while True:
@@ -236,10 +228,12 @@ class _Fork:
             return runtime, made
 
     def _make(self, request: Mapping[str, Any], streams: Sequence[int]) -> tuple[lifecycle.Runtime, Made]:
+        become(Launcher(self._connection, request["shim"], frozenset()))
         os.chdir(request["bundle"])
         options = request["options"]
         message = None if options is None else AnyMessage(type_url=options[0], value=bytes.fromhex(options[1]))
         asked = chosen(message, lambda _: None, self._backend)  # the shim has said what there is to say
+        self._store = self._store or namespace.enter(self._namespace)
         runtime = lifecycle.Runtime(store=self._store, warn=self._warn, config=asked.config)
         if request["terminal"]:
             stdio = Stdio(terminal=True)

@@ -97,8 +97,6 @@ class TaskService:
         maker: Maker | None = None,
     ) -> None:
         self._backend, self._maker = backend, maker
-        if maker is not None:
-            reaper.watch(maker.pid, lambda *_: None)
         self._store, self._publisher, self._reaper, self._warn = store, publisher, reaper, warn
         self._lock = Lock()
         self._tasks: dict[str, Task] = {}
@@ -167,7 +165,7 @@ class TaskService:
     def _make(
         self, request: messages.CreateTaskRequest, runtime: lifecycle.Runtime, asked: Chosen, stdio: Stdio
     ) -> tuple[Made, Maker | None]:
-        """Have the fork make it, which has done so for no other container; else make it here."""
+        """Have the maker make it, which has done so for no other container; else make it here."""
         with self._lock:
             maker, self._maker = self._maker, None
         if maker is not None:

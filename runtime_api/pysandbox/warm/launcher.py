@@ -49,6 +49,7 @@ class Launcher(Caller):
     """
 
     _asked: _Asked | None = None  # whose answer is the next to come
+    _stay: Callable[[], None] | None = None  # what is left to do when the launcher has ended
 
     def __init__(self, connection: _socket.socket, pid: int, own: frozenset[int], life: Life | None = None) -> None:
         self._connection = connection
@@ -118,18 +119,19 @@ class Launcher(Caller):
         if asked is not None:
             asked.take(self._receive())
 
-    def detach(self, serve: Callable[[], int], *keep: int) -> bool:
+    def detach(self, serve: Callable[[], int], *keep: int, stay: Callable[[], None] | None = None) -> bool:
         """Fork once more: the launcher may end, and the fork with it not."""
         for path in _cgroup_files():
             with open(path, "wb", buffering=0) as file:
                 file.write(b"0")
         if os.fork():  # noqa: TID251 (a fork of the server's is as single-threaded as the server)
+            self._stay = stay
             return True
         code = 1
         try:
             become(Caller())
             self._connection.close()
-            _close_all_but({0, 1, 2, held_executor(), *keep})
+            close_all_but({0, 1, 2, held_executor(), *keep})
             os.setsid()
             gc.enable()
             code = serve()
@@ -158,6 +160,12 @@ class Launcher(Caller):
         if self._life is not None:
             self._life.part()
         self._tell({"exit": code})
+
+    def stay(self) -> None:
+        """Do what `detach` was given for when the launcher has ended."""
+        if self._stay is not None:
+            self._connection.close()
+            self._stay()
 
     def run_cold(self, reason: str) -> None:
         """Have the launcher run the command itself."""
@@ -200,7 +208,8 @@ def _value(answer: dict[str, Any], key: str, path: str | None) -> Any:
     return answer[key]
 
 
-def _close_all_but(kept: set[int | None]) -> None:
+def close_all_but(kept: set[int | None]) -> None:
+    """Close every other descriptor, by its number."""
     for number in map(int, os.listdir("/proc/self/fd")):
         if number not in kept:
             with contextlib.suppress(OSError):  # the listing's own

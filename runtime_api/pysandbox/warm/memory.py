@@ -22,11 +22,11 @@ _M_ARENA_MAX = -8
 #: So many commands tell their pages.
 TEACHERS = 8
 #: An entry of /proc/PID/pagemap: 64 bits. Bit 63, the page is there; bit 56, no other process has it mapped (proc(5)).
-_ENTRY, _OWN, _THERE = 8, 0x81, 0x80
+_ENTRY, _OWN = 8, 0x81
 #: Pages between two wanted ones that are taken with them: a system call costs more.
 _GAP = 2
-#: Runs of pages between two looks at whether somebody waits; so many pages count as one more.
-_AT_ONCE, _LONG = 16, 4
+#: Runs of pages between two looks at whether somebody waits.
+_AT_ONCE = 16
 
 
 class Pages:
@@ -47,7 +47,7 @@ class Pages:
 
     def mine(self) -> str:
         """Return, in a spare that has served, the pages that it has to itself, as `learn` wants them."""
-        return ",".join(f"{first:x}+{length:x}" for first, length in runs(writable_pages(self._size, _OWN)))
+        return ",".join(f"{first:x}+{length:x}" for first, length in runs(own_pages(self._size)))
 
     def learn(self, text: str) -> None:
         """Add what a spare has told."""
@@ -58,32 +58,17 @@ class Pages:
         self._taught += 1
         self._runs = list(runs(sorted(self._numbers)))
 
-    def take(self, numbers: Iterable[int]) -> None:
-        """Have these ascending pages populated, and no others."""
-        self._runs = list(runs(numbers))
-
     def populate(self, wanted: Callable[[], bool]) -> None:
         """Make them this process's own now, or until it is wanted."""
-        done = 0
-        for first, length in self._runs:
-            if done >= _AT_ONCE:
-                if wanted():
-                    return
-                done = 0
-            done += 1 + length // _LONG
+        for number, (first, length) in enumerate(self._runs):
+            if number % _AT_ONCE == 0 and wanted():
+                return
             self._madvise(first * self._size, length * self._size, MADV_POPULATE_WRITE)
 
 
 def one_heap() -> None:
     """Have the threads that forks will have share one heap: they take turns anyway, and each has pages of its own."""
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-
-
-def populate_all(wanted: Callable[[], bool]) -> None:
-    """Make all writable memory that there is this process's own, or so much of it as is done when it is wanted."""
-    pages = Pages()
-    pages.take(writable_pages(os.sysconf("SC_PAGESIZE"), _THERE))
-    pages.populate(wanted)
 
 
 def runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
@@ -100,8 +85,8 @@ def runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
         yield first, last - first + 1
 
 
-def writable_pages(size: int, bits: int) -> Iterator[int]:
-    """Yield the pages of writable memory whose entries have these bits of the highest byte."""
+def own_pages(size: int) -> Iterator[int]:
+    """Yield the pages of writable memory that only this process has."""
     with open("/proc/self/maps", "rb") as maps, open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
         for line in maps.read().splitlines():
             addresses, access, *rest = line.split(maxsplit=5)
@@ -110,5 +95,5 @@ def writable_pages(size: int, bits: int) -> Iterator[int]:
             start, end = (int(address, 16) // size for address in addresses.split(b"-"))
             entries = os.pread(pagemap.fileno(), (end - start) * _ENTRY, start * _ENTRY)
             for number, highest in enumerate(entries[_ENTRY - 1 :: _ENTRY], start):
-                if highest & bits == bits:
+                if highest & _OWN == _OWN:
                     yield number

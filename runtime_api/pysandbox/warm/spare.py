@@ -287,6 +287,7 @@ def _serve(launcher: Launcher, request: Request, command: Command) -> int:
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 1
     launcher.exit(code)
+    launcher.stay()
     return 0
 
 
