@@ -204,9 +204,16 @@ def _for_guest(
         return _bound(changed, images[index])
     if _is_shared(mount, spec, bundle) and not is_image(mount):
         return _bound(changed, f"{storage}/mounts/{index}")
-    if is_bind(mount):
+    if mount.get("type") == "sysfs" and _has_user_namespace(spec):
+        # The kernel mounts one only for the owner of the network namespace, which is the guest itself.
+        changed |= {"type": "bind", "source": "/sys", "options": ["bind", *(mount.get("options") or ())]}
+    elif is_bind(mount):
         changed["source"] = _guest_source(mount, spec, bundle, root or f"{storage}/rootfs")
     return changed  # type: ignore[no-any-return]
+
+
+def _has_user_namespace(spec: Spec) -> bool:
+    return any(each["type"] == "user" for each in (spec.get("linux") or {}).get("namespaces") or ())
 
 
 def _bound(mount: Any, source: str) -> Mount:

@@ -24,6 +24,7 @@ MICROVM = {
     "test_more_memory_than_allowed_is_reported_as_oom": "engines watch the host's cgroup, and the guest's kernel kills",
     "test_stats_and_top_show_what_runs": "engines count the processes of the host's cgroup: the machine's",
     "test_kill_takes_every_process_of_the_container": "the processes of the container are none of the host's",
+    "test_privileged_gets_what_the_host_can_give": "it gets the host's block devices too, which are none of a guest's",
     "test_the_host_s---net-net": "a guest has a network of its own: refused",
     "test_another_container_s": "containers that an engine starts have a machine each: refused",
     "test_processes_of_a_joined_container_are_seen_and_can_be_signalled": "refused, as they are in different machines",

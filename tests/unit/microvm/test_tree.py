@@ -170,3 +170,14 @@ def test_the_spec_itself_is_not_changed() -> None:
     document = spec(bind("/data", "ro"))
     guest(document)
     assert document == spec(bind("/data", "ro"))
+
+
+def test_a_sysfs_of_a_user_namespace_is_the_guests_own() -> None:
+    # The kernel mounts one only for the owner of the network namespace, which is the guest itself.
+    mount = {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "ro"]}
+
+    (own,) = guest(spec(mount))
+    (shared,) = guest(spec(mount, linux={"namespaces": [{"type": "mount"}, {"type": "user"}]}))
+
+    assert own == mount
+    assert shared == {"destination": "/sys", "type": "bind", "source": "/sys", "options": ["bind", "nosuid", "ro"]}
