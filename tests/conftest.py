@@ -21,6 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import bothbackends
 import busybox
 import guestimage
 import pytest
@@ -58,6 +59,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         servers = Servers(Path(tempfile.mkdtemp(prefix="psb-server-")))
     session.config.stash[SERVERS] = servers
     os.environ["PYSANDBOX_WARM"] = str(servers.directory) if servers else "off"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run on each backend what is to be the same on both."""
+    if "pysandbox" in metafunc.fixturenames and metafunc.definition.path.name in bothbackends.FILES:
+        metafunc.parametrize("pysandbox", ["namespaces", "microvm"], indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and "microvm" in item.name and item.path.name in bothbackends.FILES:
+            for name in (item.name, item.originalname):
+                if reason := bothbackends.EXCEPTIONS.get(name):
+                    item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
 
 
 def pytest_runtest_teardown(item: pytest.Item) -> None:
@@ -137,9 +152,12 @@ def root_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pysandbox(launcher: Path, root_dir: Path) -> Iterator[Runtime]:
+def pysandbox(request: pytest.FixtureRequest, launcher: Path, root_dir: Path) -> Iterator[Runtime]:
     """The runtime under test. What a test leaves is removed after it, whatever the test did."""
-    yield from _runtime([str(launcher)], root_dir)
+    command = [str(launcher)]
+    if getattr(request, "param", "namespaces") == "microvm":
+        command += ["--config", str(request.getfixturevalue("settings_file")), "--backend", "microvm"]
+    yield from _runtime(command, root_dir)
 
 
 @pytest.fixture
@@ -176,6 +194,16 @@ def microvm_settings(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, A
     """The settings `[backends.microvm]` of a test: this checkout's guest image, templates of the session's own."""
     requires("root")
     return guestimage.settings(tmp_path_factory.mktemp("microvm") / "directory")
+
+
+@pytest.fixture(scope="session")
+def settings_file(microvm_settings: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A settings file with the test's image and templates."""
+    path = tmp_path_factory.mktemp("settings") / "config.toml"
+    lines = [f"{name} = {json.dumps(value)}" for name, value in microvm_settings.items()]
+    path.write_text("[backends.microvm]\n" + "\n".join(lines) + "\n")
+    path.chmod(0o600)
+    return path
 
 
 # -- bundles -----------------------------------------------------------------------------------------------------------

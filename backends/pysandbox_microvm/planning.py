@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from pysandbox.backend import ExecRequest, Options
     from pysandbox.cgroup.cgroup import CgroupMount
-    from pysandbox.oci.types import Resources, Spec
+    from pysandbox.oci.types import Mount, Resources, Spec
     from pysandbox.plan.filter import Compiler
     from pysandbox.plan.plan import Plan
     from pysandbox_microvm.place import Place
@@ -138,11 +138,24 @@ def guest_spec(spec: Spec, bundle: str, place: Place) -> Spec:
     changed: Any = {
         **spec,
         "root": {**spec["root"], "path": place.root},
-        "mounts": guest_mounts(spec, bundle, place.directory, _disks(spec, bundle, place), root=place.root),
+        "mounts": [
+            _sysfs(mount, spec)
+            for mount in guest_mounts(spec, bundle, place.directory, _disks(spec, bundle, place), root=place.root)
+        ],
         "hooks": hooks,
         "linux": linux,
     }
     return changed  # type: ignore[no-any-return]
+
+
+def _sysfs(mount: Mount, spec: Spec) -> Mount:
+    """Return a mount of sysfs as the guest's own /sys, where the container has a user namespace.
+
+    sysfs shows a network namespace, and only who owns that may mount it: the guest's is not the container's.
+    """
+    if mount.get("type") != "sysfs" or not _has_user_namespace(spec):
+        return mount
+    return {**mount, "type": "bind", "source": "/sys", "options": ["bind", *(mount.get("options") or ())]}
 
 
 def _disks(spec: Spec, bundle: str, place: Place) -> dict[int, str]:

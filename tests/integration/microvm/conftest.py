@@ -6,23 +6,11 @@ backend.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from runtime import Runtime, children, end_children
-
-
-@pytest.fixture(scope="session")
-def settings_file(microvm_settings: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A settings file with the test's image and templates."""
-    path = tmp_path_factory.mktemp("settings") / "config.toml"
-    lines = [f"{name} = {json.dumps(value)}" for name, value in microvm_settings.items()]
-    path.write_text("[backends.microvm]\n" + "\n".join(lines) + "\n")
-    path.chmod(0o600)
-    return path
 
 
 @pytest.fixture
