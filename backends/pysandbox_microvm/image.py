@@ -132,6 +132,8 @@ def _own_file(settings: Mapping[str, Any], name: str) -> str:
     path = _path(settings, name)
     if path and not os.path.isfile(path):
         raise InvalidArgument(f"backends.microvm.{name}: {path}: no such file")
+    if path and name == "kernel" and not is_bootable(path):
+        raise InvalidArgument(f"backends.microvm.kernel: {path}: is no ELF file with a PVH note (vmlinux, CONFIG_PVH)")
     return path
 
 
@@ -218,6 +220,24 @@ def _digest(descriptor: int) -> str:
 
     with open(descriptor, "rb", closefd=False) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_bootable(kernel: str) -> bool:
+    """Say whether a file is what QEMU enters without a BIOS: 64-bit ELF with XEN_ELFNOTE_PHYS32_ENTRY (type 18).
+
+    Source: xen/include/public/elfnote.h; a note is sizes of name and content, type, name (elf(5)).
+    """
+    import mmap
+    import re
+
+    descriptor = _open(kernel)
+    try:
+        with contextlib.suppress(ValueError), mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as content:
+            note = re.search(rb"\x04\0\0\0[\x04\x08]\0\0\0\x12\0\0\0Xen\0", content)
+            return content[:5] == b"\x7fELF\x02" and note is not None
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def release_of(kernel: str) -> str:

@@ -17,7 +17,7 @@ import signal
 import time
 from pathlib import Path
 
-from pysandbox.errors import SandboxError, Unavailable
+from pysandbox.errors import InvalidArgument, SandboxError, Unavailable
 from pysandbox.executor import program_path
 from pysandbox.record import dataclass
 from pysandbox_microvm import initrd, kernel
@@ -33,6 +33,7 @@ from pysandbox_microvm.image import (
     directory_of,
     file_digest,
     images_directory,
+    is_bootable,
     read_manifest,
     release_of,
 )
@@ -164,7 +165,9 @@ class Store:
             self._sweep()
 
     def _take_in(self, path: str) -> Path:
-        """Keep a copy of a kernel that was built elsewhere."""
+        """Keep a copy of a kernel that was built elsewhere. Raises InvalidArgument for a file that is none."""
+        if not is_bootable(path):
+            raise InvalidArgument(f"{path}: is no ELF file with a PVH note (vmlinux, CONFIG_PVH)")
         digest = file_digest(path)
         directory = self.kernels / digest[:_KEY_LENGTH]
         if _is_intact(directory):

@@ -19,7 +19,8 @@ from pysandbox_microvm.image import PROGRAMS, Image, find_image, images_director
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-KERNEL = b"\x7fELF" + bytes(60) + b"Linux version 6.1.7-test (root@pysandbox) (gcc) #1 SMP\0"
+NOTE = bytes([4, 0, 0, 0, 8, 0, 0, 0, 18, 0, 0, 0]) + b"Xen\0" + bytes(8)
+KERNEL = b"\x7fELF\x02" + bytes(60) + NOTE + b"Linux version 6.1.7-test (root@pysandbox) (gcc) #1 SMP\0"
 SOURCE = kernel.Source("linux-source-6.1", "6.1.7-1", "/nowhere")
 FRAGMENT = kernel.Fragment("CONFIG_A=y\n", "CONFIG_B=y\n")
 
@@ -226,6 +227,18 @@ def test_a_setting_that_is_no_absolute_path_is_named(name: str, value: object) -
 def test_an_own_kernel_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=r"backends\.microvm\.kernel: .*/none: no such file"):
         find_image({"kernel": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"MZ bzImage", KERNEL.replace(b"Xen", b"Zen"), KERNEL.replace(b"\x7fELF\x02", b"\x7fELF\x01"), NOTE],
+)
+def test_an_own_kernel_that_qemu_would_not_enter_is_refused(content: bytes, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_bytes(content)
+    own.chmod(0o600)
+    with pytest.raises(InvalidArgument, match=r"backends\.microvm\.kernel: .*/own: is no ELF file with a PVH note"):
+        find_image({"kernel": str(own)})
 
 
 # -- building ----------------------------------------------------------------------------------------------------------
