@@ -130,6 +130,8 @@ class Machine:
                     template.offer_memory(machine.memory)
             if template is not None:
                 machine._restore()
+            else:
+                machine._client.start()
         except BaseException as error:
             better = machine._explained(error)
             machine.close()
@@ -377,16 +379,19 @@ class Machine:
             console.close()
             raise
         self._child = Child(pid, pidfd, console.detach(), self._messages, self._ended)
-        assert self._qmp is not None
-        self._qmp.start()
 
     def _restore(self) -> None:
         """Have QEMU take up a template's state; the guest goes on by itself, as it was saved while it ran."""
-        assert self._qmp is not None
-        self._qmp.first("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
-        self._qmp.first("migrate-incoming", uri=f"fd:{Place.STATE}")
-        deadline = time.monotonic() + RESTORE_TIMEOUT
-        self._qmp.wait_event(_named("RESUME"), deadline, f"qemu has not restored a machine for {RESTORE_TIMEOUT:g} s")
+        self._client.first("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
+        self._client.first("migrate-incoming", uri=f"fd:{Place.STATE}")
+        if self._is_private:
+            # Nothing has to be plugged in: that the agent answers is the sign, and QMP's library can come after.
+            self.hello(RESTORE_TIMEOUT)
+            self._client.start()
+        else:
+            self._client.start()
+            what = f"qemu has not restored a machine for {RESTORE_TIMEOUT:g} s"
+            self._client.wait_event(_named("RESUME"), time.monotonic() + RESTORE_TIMEOUT, what)
 
     def save(self, seconds: float) -> bytes:
         """Return the machine's state, all but its memory, which is `memory`; it does not run any more then.

@@ -75,8 +75,9 @@ class Client:
         self._thread = threading.Thread(target=self._run, name="qmp", daemon=True)
 
     def start(self) -> None:
-        """Begin to import the library and to talk."""
-        self._thread.start()
+        """Begin to import the library and to talk. Safe to call twice."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def first(self, command: str, **arguments: Any) -> None:
         """Send a command ahead, to be answered later: QEMU takes up to eight without an answer being read."""
