@@ -37,24 +37,40 @@ CGROUPS = Path("/sys/fs/cgroup/unified")
 class Host:
     """One agent, and the socket that is its host."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, listening: bool = False) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="psb-agent-"))
         busybox.build(self.directory / "rootfs")
-        self.socket, theirs = socket.socketpair()
+        self.socket, theirs = self._listen() if listening else socket.socketpair()
         self.cgroup = CGROUPS / self.directory.name
         self.cgroup.mkdir()
         self.program = subprocess.Popen(
             [
                 *("sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.cgroup / "cgroup.procs")),
                 *("unshare", "--pid", "--fork", "--mount", "--net", "--uts", "--ipc", "--cgroup", "--kill-child"),
-                *(str(PROGRAMS / "pysandbox-agent"), "--descriptor", str(theirs.fileno())),
+                *(
+                    str(PROGRAMS / "pysandbox-agent"),
+                    "--listener" if listening else "--descriptor",
+                    str(theirs.fileno()),
+                ),
                 *("--executor", str(REPOSITORY / "guest_agent/target/release/pysandbox-executor")),
                 *("--storage", str(self.directory)),
             ],
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
-        self.pid = 0
+        self.listening = listening
+
+    def _listen(self) -> tuple[socket.socket, socket.socket]:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.directory / "socket"))
+        listener.listen()
+        return self.connect(), listener
+
+    def connect(self) -> socket.socket:
+        """Return a connection to an agent that listens."""
+        connected = socket.socket(socket.AF_UNIX)
+        connected.connect(str(self.directory / "socket"))
+        return connected
 
     def find_pid(self) -> int:
         """Return the agent's pid on the host, as soon as it is there."""
@@ -66,10 +82,11 @@ class Host:
         return int(children[0])
 
     def close(self) -> None:
-        """Hang up: the agent ends, and all that is in its pid namespace with it."""
+        """Hang up: the agent ends, and all that is in its pid namespace with it. One that listens is killed."""
         self.socket.close()
         try:
-            self.program.wait(WAIT)
+            if not self.listening:
+                self.program.wait(WAIT)
         finally:
             self.program.kill()
             self.program.wait(WAIT)

@@ -43,7 +43,7 @@ pub struct Agent {
     pub pending: Vec<Pending>,
     /// Something new may have appeared since `pending` was looked at.
     pub news: bool,
-    /// Outputs are not watched: the host does not take what it was sent.
+    /// Some outputs are not watched: the host does not take what it was sent.
     pub held: bool,
     /// This is a guest of its own, not a test on a host: clocks and the like may be set.
     pub is_guest: bool,
@@ -161,13 +161,12 @@ impl Agent {
         self.held = false;
     }
 
-    /// Watch outputs again when the host has taken enough, or no longer when it has not.
+    /// Watch outputs again when the host has taken enough.
     fn release(&mut self) {
-        let has_room = self.connection.has_room();
-        if self.held == has_room {
-            self.held = !has_room;
+        if self.held && self.connection.has_room() {
+            self.held = false;
             for process in self.processes.values() {
-                process.stdio.watch(&self.watch, has_room);
+                process.stdio.watch(&self.watch, true);
             }
         }
     }
@@ -259,7 +258,9 @@ impl Agent {
         if let Some(call) = process.stdio.end_if_over(ended, &mut self.connection) {
             self.calls.remove(&call);
         }
-        process.stdio.watch(&self.watch, self.connection.has_room());
+        let has_room = self.connection.has_room();
+        self.held |= !has_room;
+        process.stdio.watch(&self.watch, has_room);
         self.forget_if_over(serial);
     }
 }

@@ -77,6 +77,7 @@ impl Connection {
     pub fn replace(&mut self, descriptor: Option<OwnedFd>) {
         self.descriptor = descriptor;
         (self.readable, self.writable) = (true, true);
+        self.hung_up = false;
         self.reset();
     }
 
@@ -117,7 +118,7 @@ impl Connection {
 
     /// The next thing that came, if there is any and answers are being taken. Err: there is no connection any more.
     pub fn next(&mut self) -> Result<Option<Incoming>, Errno> {
-        if self.waiting >= CALLS_WAIT {
+        if self.waiting >= CALLS_WAIT || self.descriptor.is_none() {
             return Ok(None);
         }
         loop {

@@ -3,7 +3,8 @@
 //! nothing, waits for nobody, and holds no more than its limits allow.
 //!
 //! On a host, for tests, as the first process of new pid, mount, network and cgroup namespaces:
-//! `pysandbox-agent --descriptor N --executor PATH [--storage DIRECTORY]`.
+//! `pysandbox-agent --descriptor N --executor PATH [--storage DIRECTORY]`, where N is a connected socket, or
+//! `--listener N …`, where it is one to connect to.
 #![cfg_attr(not(test), no_main)]
 #![deny(unsafe_code)]
 
@@ -41,7 +42,8 @@ pysandbox_guest::without_runtime!(run);
 #[cfg_attr(test, allow(dead_code))]
 fn run(arguments: Strings, environment: Strings) -> i32 {
     let arguments: Vec<_> = arguments.iter().skip(1).collect();
-    let is_guest = !arguments.contains(&c"--descriptor");
+    // The kernel hands its first process what it does not understand of its own command line.
+    let is_guest = !matches!(arguments.first(), Some(&first) if first == c"--descriptor" || first == c"--listener");
     if getpid() != 1 {
         eprintln!("pysandbox-agent: is the first process of a guest, not a command");
         return 2;
@@ -65,10 +67,13 @@ fn serve(arguments: &[&std::ffi::CStr], environment: Strings, is_guest: bool) ->
             match pair[0].to_bytes() {
                 b"--executor" => stand.executor = Some(pair[1].to_owned()),
                 b"--storage" => stand.storage = Some(pair[1].to_owned()),
-                _ => {
+                option => {
                     let number = pair[1].to_str().ok().and_then(|text| text.parse().ok());
                     let descriptor = adopt(number.unwrap_or(-1)).at("fcntl", "--descriptor")?;
-                    port = Some(Port::Descriptor(Some(descriptor)));
+                    port = Some(match option {
+                        b"--listener" => Port::Listener(descriptor),
+                        _ => Port::Descriptor(Some(descriptor)),
+                    });
                 }
             }
         }

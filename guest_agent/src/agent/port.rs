@@ -1,4 +1,5 @@
-//! Where the host is: a virtio port found by its name, a port of vsock(7), or a descriptor that a test hands over.
+//! Where the host is: a virtio port found by its name, a port of vsock(7), or a socket that a test hands over. Who
+//! connects while another is connected takes its place.
 
 use crate::sys as own;
 use crate::watch::{self, Token, Watch};
@@ -13,6 +14,8 @@ pub enum Port {
     Virtio,
     /// Its listener, once there is one.
     Vsock(u32, Option<OwnedFd>),
+    /// A socket that tests connect to, as a vsock's hosts do.
+    Listener(OwnedFd),
     /// A socket; its end is the agent's.
     Descriptor(Option<OwnedFd>),
 }
@@ -46,6 +49,10 @@ impl Port {
                 }
                 Ok(None)
             }
+            Port::Listener(listener) => {
+                watch.set(listener.as_fd(), watch::READ, Token::Listener)?;
+                Ok(None)
+            }
             Port::Descriptor(descriptor) => match descriptor.take() {
                 Some(descriptor) => Ok(Some(descriptor)),
                 None => Err(Errno(libc::ENOTCONN)),
@@ -56,6 +63,7 @@ impl Port {
     pub fn accept(&self) -> Option<OwnedFd> {
         match self {
             Port::Vsock(_, Some(listener)) => own::accept_host(listener.as_fd()).ok(),
+            Port::Listener(listener) => own::accept(listener.as_fd()).ok(),
             _ => None,
         }
     }

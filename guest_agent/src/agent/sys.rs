@@ -204,6 +204,15 @@ pub fn vsock_listener(port: u32) -> Result<OwnedFd> {
     Ok(socket)
 }
 
+pub fn accept(listener: BorrowedFd) -> Result<OwnedFd> {
+    let (nobody, no_length) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: no pointers: who connects is not asked for.
+    owned(
+        unsafe { libc::accept4(listener.as_raw_fd(), nobody, no_length, libc::SOCK_CLOEXEC) }
+            .into(),
+    )
+}
+
 /// Accept a connection to a vsock listener, if it is the host's.
 pub fn accept_host(listener: BorrowedFd) -> Result<OwnedFd> {
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;

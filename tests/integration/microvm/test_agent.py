@@ -208,6 +208,30 @@ def test_nothing_of_a_large_output_is_lost(agent: Agent, events: Listener) -> No
     assert (len(out), out.count(b"x"), len(err)) == (size, size, 100000)
 
 
+def test_many_large_outputs_at_once_are_all_whole(agent: Agent, events: Listener) -> None:
+    """More than the connection takes at a time: who had to wait has its turn again."""
+    document = spec(["sleep", "100"])
+    agent.create(create_request("c", document))
+    agent.start("c")
+    names = [f"e{number}" for number in range(8)]
+    for name in names:
+        script = "head -c 3000000 /dev/zero; head -c 1000000 /dev/zero >&2"
+        agent.execute(exec_request("c", name, document, ["sh", "-c", script]))
+    streams = {name: agent.stream("c", name) for name in names}
+    outputs: dict[str, dict[int, bytes]] = {}
+    takers = [threading.Thread(target=lambda n=name: outputs.update({n: read_all(streams[n])})) for name in names]
+    for taker in takers:
+        taker.start()
+    for taker in takers:
+        taker.join(30)
+
+    assert {name: (len(output[1]), len(output[2])) for name, output in outputs.items()} == dict.fromkeys(
+        names, (3000000, 1000000)
+    )
+    assert [events.exit_code("c", name) for name in names] == [0] * len(names)
+    agent.delete("c")
+
+
 def test_a_slow_reader_stops_the_process_and_nobody_else(agent: Agent, events: Listener) -> None:
     """One that never takes what it was sent gets a window's worth and no more, and other calls go on."""
     document = spec(["sh", "-c", "head -c 10000000 /dev/zero; echo done > /tmp/done; sleep 100"])
@@ -430,6 +454,29 @@ def test_a_new_host_begins_anew_on_the_same_bytes(host: Host) -> None:
         assert read_all(agent.stream("c"))[1] in (b"late\n", b"")
         assert events.exit_code("c") == 6
         agent.delete("c")
+
+
+def test_a_host_that_hangs_up_may_come_back() -> None:
+    """As over vsock: containers, exits that were not told and output that was not taken wait for the next host."""
+    requires("root", "command unshare", "file /sys/fs/cgroup/unified/cgroup.procs")
+    host = Host(listening=True)
+    try:
+        document = spec(["sh", "-c", "echo early; sleep 0.5; echo late; exit 6"])
+        with Agent(host.socket, 10.0) as first:
+            first.create(create_request("c", document))
+            first.start("c")
+        time.sleep(0.8)
+        with Agent(host.connect(), 10.0) as second:
+            second._running.add(("c", ""))
+            assert read_all(second.stream("c"))[1] == b"early\nlate\n"
+            assert Listener(second).exit_code("c") == 6
+            second.delete("c")
+        with Agent(host.connect(), 10.0) as third, Agent(host.connect(), 10.0) as fourth:
+            assert fourth.check().agent
+            with pytest.raises(errors.Unavailable):
+                third.check()
+    finally:
+        host.close()
 
 
 def test_bytes_before_a_reset_do_no_harm(host: Host) -> None:
