@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from busybox import find_busybox
 from precondition import requires
 from runtime import children
 
-from pysandbox.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, SandboxError
+from pysandbox.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, SandboxError, Unavailable
 from pysandbox.record import replace
 from pysandbox_microvm import initrd, machine, provision, template
 from pysandbox_microvm.arguments import Disk
@@ -181,6 +182,25 @@ def test_what_goes_into_a_template_gives_it_another_name(machines):
     }
     assert len(keys) == 9
     assert template_key(replace(planned, size=Size(1, 300 * MIB))) in keys
+
+
+def test_kvm_that_is_asked_for_is_proved_by_a_boot_or_refused_with_the_reason_and_the_answer_is_kept(machines):
+    requires("file /dev/kvm")
+    settings = {**machines.settings, "accelerator": "kvm"}
+    answers = []
+    for _ in range(2):
+        began = time.monotonic()
+        try:
+            planned = plan_machine(machines.image, SMALL, settings, str(machines.directory), machines.jailer)
+            answers.append(planned.accelerator.name)
+        except Unavailable as refused:
+            answers.append(str(refused))
+        assert time.monotonic() - began < 10
+    assert re.fullmatch(
+        r"kvm-(vmx|svm|pvm)|KVM is not usable here: a trial boot .*; remedy: the setting acc.*", answers[0]
+    )
+    assert answers[0] == answers[1]
+    assert time.monotonic() - began < 0.5  # the second one was not tried
 
 
 # -- growing -----------------------------------------------------------------------------------------------------------
