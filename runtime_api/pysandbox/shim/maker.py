@@ -27,7 +27,7 @@ from pysandbox.caller import become, current
 from pysandbox.errors import SandboxError, Unavailable, Unknown
 from pysandbox.executor import held_executor
 from pysandbox.oci.bundle import load_bundle
-from pysandbox.record import dataclass
+from pysandbox.record import dataclass, replace
 from pysandbox.shim import namespace
 from pysandbox.shim.options import chosen
 from pysandbox.ttrpc.messages.wellknown import Any as AnyMessage
@@ -240,7 +240,8 @@ class _Making:
         else:
             stdin, stdout, stderr = streams
             stdio = Stdio(stdin=stdin, stdout=stdout, stderr=stderr)
-        return runtime, make(runtime, request["id"], request["bundle"], stdio, asked.options)
+        made = make(runtime, request["id"], request["bundle"], stdio, replace(asked.options, warn=self._warn))
+        return runtime, made
 
     def _start(self, runtime: lifecycle.Runtime, made: Made) -> None:
         receive(self._connection)

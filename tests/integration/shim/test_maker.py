@@ -137,6 +137,23 @@ def test_a_created_container_that_is_deleted_leaves_no_maker(make_shim: Make, ma
     eventually(lambda: not _children(shim.pid) and not _makers(shim), 5)
 
 
+def test_what_it_has_to_warn_of_is_in_containerds_log(make_shim: Make, make_bundle: Any) -> None:
+    def seccomp(spec: dict[str, Any]) -> None:
+        rule = {"names": ["nosuchcall"], "action": "SCMP_ACT_ERRNO"}
+        spec["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
+
+    bundle = make_bundle(["true"], seccomp)
+    shim = make_shim(bundle)
+    assert _maker(shim)
+    with open(os.open(bundle / "log", os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as log:
+        shim.create()
+        text = log.read()
+
+    assert text is not None
+    assert b"nosuchcall" in text
+    shim.delete()
+
+
 def _request(shim: Shim) -> Any:
     from pysandbox.shim.messages.task import CreateTaskRequest
 
