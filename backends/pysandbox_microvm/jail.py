@@ -459,11 +459,32 @@ def _kvm_groups() -> list[int]:
 
 
 def within_hard_limits(limits: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Lower what is above our own hard limits: to raise one takes CAP_SYS_RESOURCE, which a container may not have."""
+    """Lower what is above our own hard limits, unless we may raise them: a container may lack CAP_SYS_RESOURCE.
+
+    Descriptors stay below fs.nr_open, which nobody may exceed (proc_sys_fs(5)).
+    """
     import resource
 
+    may_raise = _may_raise_limits()
     bounded = []
     for number, value in limits:
         hard = resource.getrlimit(number)[1]
+        if number == RLIMIT_NOFILE and may_raise:
+            hard = _most_descriptors()
+        elif may_raise:
+            hard = resource.RLIM_INFINITY
         bounded.append((number, value if hard == resource.RLIM_INFINITY else min(value, hard)))
     return bounded
+
+
+def _may_raise_limits() -> bool:
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> CAPABILITIES["CAP_SYS_RESOURCE"] & 1)
+    return False
+
+
+def _most_descriptors() -> int:
+    with open("/proc/sys/fs/nr_open") as file:
+        return int(file.read())

@@ -17,7 +17,8 @@ from sharing.release import RELEASES, server_of
 
 from pysandbox.errors import FailedPrecondition
 from pysandbox.executor import ExecutorError
-from pysandbox_microvm import tree, virtiofsd
+from pysandbox.record import replace
+from pysandbox_microvm import jail, tree, virtiofsd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -386,3 +387,22 @@ def test_a_full_disk_of_the_host_is_one_of_the_guest(guest: Guest) -> None:
         assert guest.run(filling) == "ENOSPC"
     finally:
         os.system(f"umount -l {bundle}/writable")
+
+
+def test_a_guest_that_remembers_too_many_files_is_told_so_and_goes_on(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = new_bundle()
+    for number in range(900):
+        (bundle / f"rootfs/{number}").touch()
+    jailed = virtiofsd.server_jail
+
+    def few(*arguments: Any) -> jail.Jail:
+        return replace(jailed(*arguments), limits=[(jail.RLIMIT_NOFILE, 700)])  # the least that 1.13 takes is 610
+
+    monkeypatch.setattr(virtiofsd, "server_jail", few)
+    guest.share(plan(bundle), "n")
+    looking = "result = sorted({attempt(os.stat, f'/mnt/n/rootfs/{n}') for n in range(900)})"
+    assert guest.run(looking) == ["", "ENFILE" if guest.program.rust else "EMFILE"]
+    guest.run("open('/proc/sys/vm/drop_caches', 'w').write('2')")
+    assert guest.value("attempt(os.stat, '/mnt/n/rootfs/899')") == ""

@@ -173,3 +173,16 @@ def test_file_systems_that_are_the_kernel_are_found_wherever_they_are_mounted() 
 113 100 0:6 / /share/mounts/3 rw - sysfs sysfs rw
 """.strip()
     assert virtiofsd.kernel_mounts(table) == {"/rootfs/a b": "proc", "/mounts/1/\\040": "cgroup2", "/mounts/3": "sysfs"}
+
+
+@pytest.mark.parametrize(("may_raise", "value"), [(False, 100), (True, 5000)])
+def test_limits_are_raised_only_by_who_may(monkeypatch: pytest.MonkeyPatch, may_raise: bool, value: int) -> None:
+    import resource
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (10, 100))
+    monkeypatch.setattr(jail, "_may_raise_limits", lambda: may_raise)
+    monkeypatch.setattr(jail, "_most_descriptors", lambda: 5000)
+    assert jail.within_hard_limits([(jail.RLIMIT_NOFILE, 1 << 20), (jail.RLIMIT_CORE, 0)]) == [
+        (jail.RLIMIT_NOFILE, value),
+        (jail.RLIMIT_CORE, 0),
+    ]
