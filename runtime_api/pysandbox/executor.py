@@ -16,7 +16,7 @@ One JSON object in each datagram. From the executor:
                                                        `plan` when that came, all i 0
     {"stop": name}                                     waits for {"go": true}
     {"pid": n}                                         after clone, from the new process, before all else it says;
-                                                       and once more from the one that made it
+                                                       and once more from the one that made it, if that was forked
     {"descriptor": name}                               with one SCM_RIGHTS descriptor
     {"listener": n}                                    number of the seccomp descriptor in that process; waits for go
     {"error": {"op", "index", "call", "path", "errno", "text"}}   the last datagram; the process exits with 1
