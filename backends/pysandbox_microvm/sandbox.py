@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from pysandbox_microvm.agent import Agent
+    from pysandbox_microvm.agent import Agent, GuestError
     from pysandbox_microvm.host import Host
 
 CONTROL = 3
@@ -97,7 +97,7 @@ class Sandbox:
         with self._lock:
             if container in self._tasks:
                 raise AlreadyExists(f"container {container} is in this machine already")
-            task = self._tasks[container] = Task(container, self.agent)
+            task = self._tasks[container] = Task(container, self.agent, self.distrust)
         return task
 
     def task(self, container: str) -> Task:
@@ -168,6 +168,10 @@ class Sandbox:
         except (SandboxError, OSError) as error:
             why = str(error)
         self._lost(why)
+
+    def distrust(self, error: GuestError) -> None:
+        """End a machine whose guest says what no agent would: somebody else answers in its place."""
+        self.end(UNKNOWN_CODE, str(error))
 
     def _lost(self, why: str) -> None:
         """End a machine whose agent is lost. Where the machine has ended itself, that is what will be told."""
@@ -395,6 +399,7 @@ def run_inner_hooks(request: Mapping[str, Any]) -> None:
 def main() -> int:
     """Be the sandbox process that descriptor 3 asks for."""
     threading.stack_size(STACK)
+    _allow_descriptors()
     signals = Signals()
     control = _socket.socket(fileno=CONTROL)
     os.set_inheritable(CONTROL, False)
@@ -416,6 +421,15 @@ def main() -> int:
         return 1
     control.close()
     return sandbox.serve(signals)
+
+
+def _allow_descriptors() -> None:
+    """Take all descriptors that may be had: every process in the guest has a few here."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run() -> None:

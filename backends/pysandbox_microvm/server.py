@@ -6,10 +6,12 @@ import contextlib
 import os
 import signal
 import threading
+import time
 
 from pysandbox.errors import InvalidArgument, SandboxError
 from pysandbox.warm.wire import Closed, receive, send
 from pysandbox_microvm import service
+from pysandbox_microvm.agent import GuestError
 from pysandbox_microvm.proxy import Proxy
 from pysandbox_microvm.task import GuestProcess
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT = 10.0
 #: Seconds after which somebody who waits for out-of-memory kills is looked after.
 _OOM_PATIENCE = 30.0
+#: Seconds before the next try to take a connection, where one could not be taken.
+_PAUSE = 0.1
 #: Requests that are served at a time.
 MOST = 64
 
@@ -45,8 +49,10 @@ class Server:
             self._room.acquire()
             try:
                 connection = service.accept(self._listener)
-            except OSError:
-                return
+            except OSError:  # no descriptor is left, or the client has gone already
+                time.sleep(_PAUSE)
+                self._room.release()
+                continue
             if connection is None:
                 self._room.release()
                 continue
@@ -69,6 +75,9 @@ class Server:
                 return
             answer, sent = self._do(request, descriptors)
             message: dict[str, Any] = {"answer": answer}
+        except GuestError as error:
+            self._sandbox.distrust(error)
+            message = {"error": service.error_document(error)}
         except (SandboxError, OSError) as error:
             message = {"error": service.error_document(error)}
         except Exception as error:  # noqa: BLE001 (the command that asked reports it)

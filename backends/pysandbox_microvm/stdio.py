@@ -20,10 +20,11 @@ from queue import SimpleQueue
 from threading import Condition, Thread
 
 from pysandbox.errors import SandboxError
+from pysandbox_microvm.agent import GuestError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pysandbox_microvm.agent import Output, ProcessStream
 
@@ -46,11 +47,19 @@ def is_null(descriptor: int) -> bool:
 class Pump:
     """The stdio of one process. `streams` are the descriptors of 0, 1 and 2, of a terminal its one twice; all are ours.
 
-    A descriptor for 0 of -1 is no input.
+    A descriptor for 0 of -1 is no input. `wrong` is called when the guest says what no agent would.
     """
 
-    def __init__(self, stream: ProcessStream, streams: Sequence[int], *, terminal: bool = False) -> None:
+    def __init__(
+        self,
+        stream: ProcessStream,
+        streams: Sequence[int],
+        *,
+        terminal: bool = False,
+        wrong: Callable[[GuestError], None] = lambda _: None,
+    ) -> None:
         self._stream = stream
+        self._wrong = wrong
         self._input, *outputs = streams
         self._outputs = dict(zip((1,) if terminal else (1, 2), outputs, strict=False))
         self._queues: dict[int, SimpleQueue[Output | None]] = {number: SimpleQueue() for number in self._outputs}
@@ -72,10 +81,14 @@ class Pump:
     # -- from the guest ------------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:
-        with contextlib.suppress(SandboxError):  # a guest that babbles is ended by whoever hears its events
+        try:
             while (output := self._stream.receive()) is not None:
                 if output.stream in self._queues:
                     self._queues[output.stream].put(output)
+        except GuestError as error:
+            self._wrong(error)
+        except SandboxError:
+            pass  # the machine is gone: its exit is told otherwise
         for queue in self._queues.values():
             queue.put(None)
 

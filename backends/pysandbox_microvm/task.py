@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from pysandbox_microvm.agent import Agent
+    from pysandbox_microvm.agent import Agent, GuestError
 
     Ended = Callable[[int], None]
 
@@ -56,10 +56,10 @@ class GuestProcess:
             terminal=self._terminal, width=size[0], height=size[1], stdin=self._terminal or self._streams[0] >= 0
         )
 
-    def attach(self, agent: Agent) -> None:
-        """Begin to pump, once the process is there."""
+    def attach(self, agent: Agent, wrong: Callable[[GuestError], None]) -> None:
+        """Begin to pump, once the process is there; `wrong` is told of a guest that makes no sense."""
         stream = agent.stream(self.container, self.exec_id)
-        self._pump = Pump(stream, self._streams, terminal=self._terminal)
+        self._pump = Pump(stream, self._streams, terminal=self._terminal, wrong=wrong)
         self._streams = []
         self._pump.start()
         self._attached.set()
@@ -119,11 +119,12 @@ class GuestProcess:
 
 
 class Task:
-    """A container's processes, by exec id; init's is empty."""
+    """A container's processes, by exec id; init's is empty. `wrong` is told of a guest that makes no sense."""
 
-    def __init__(self, container: str, agent: Agent) -> None:
+    def __init__(self, container: str, agent: Agent, wrong: Callable[[GuestError], None] = lambda _: None) -> None:
         self.container = container
         self._agent = agent
+        self._wrong = wrong
         self._processes: dict[str, GuestProcess] = {}
         self._changed = Condition()
         self.host_pid = os.getpid()  # of what stands for init on the host: a proxy, but for the first container
@@ -153,7 +154,7 @@ class Task:
         )
         with self._added(process):
             process.pid = self._agent.create(request, timeout + 5.0)
-            process.attach(self._agent)
+            process.attach(self._agent, self._wrong)
 
     def execute(self, process: GuestProcess, plan: Mapping[str, Any]) -> None:
         """Run one more process."""
@@ -166,7 +167,7 @@ class Task:
         )
         with self._added(process):
             process.pid = self._agent.execute(request)
-            process.attach(self._agent)
+            process.attach(self._agent, self._wrong)
 
     @contextlib.contextmanager
     def _added(self, process: GuestProcess) -> Any:

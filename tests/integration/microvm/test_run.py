@@ -516,3 +516,43 @@ def test_hooks_run_where_they_are_to(either: Runtime, make_bundle: MakeBundle, t
     assert host in (tmp_path / "createRuntime").read_text()
     assert host not in (tmp_path / "createContainer").read_text()
     assert (bundle / "rootfs/startContainer").exists()
+
+
+# -- sizes -------------------------------------------------------------------------------------------------------------
+
+
+def limited(memory: int) -> Any:
+    return lambda spec: spec["linux"].update(resources={"memory": {"limit": memory}})
+
+
+def seen_memory(text: str) -> int:
+    return int(text.split()[1]) * 1024
+
+
+def test_a_machine_grows_to_its_containers_limit_before_it_starts(microvm: Runtime, make_bundle: MakeBundle) -> None:
+    """600 MiB and the guest's own 128 are no size of a template: it starts with 512."""
+    done = microvm("run", make_bundle(["grep", "MemTotal", "/proc/meminfo"], limited(600 << 20)))
+
+    assert 650 << 20 < seen_memory(done.stdout) < 728 << 20
+
+
+def test_update_beyond_the_machines_memory_lets_it_grow(microvm: Runtime, make_bundle: MakeBundle) -> None:
+    container_id = microvm.run_detached(make_bundle(["sleep", "1000"], limited(64 << 20)))
+    look = ("exec", container_id, "grep", "MemTotal", "/proc/meminfo")
+    assert seen_memory(microvm.ok(*look)) < 512 << 20
+
+    microvm.ok("update", "--memory", str(800 << 20), container_id)
+
+    eventually(lambda: seen_memory(microvm.ok(*look)) > 800 << 20, "the guest has brought it into use")
+    microvm.ok("delete", "--force", container_id)
+
+
+def test_ten_lives_leave_nothing(microvm: Runtime, make_bundle: MakeBundle) -> None:
+    """`leaks` compares processes, mounts, cgroups, network namespaces, descriptors and records."""
+    bundle = make_bundle(["true"])
+
+    for _ in range(10):
+        container_id = microvm.create(bundle)
+        microvm.ok("start", container_id)
+        microvm.wait_status(container_id, "stopped")
+        microvm.ok("delete", container_id)
