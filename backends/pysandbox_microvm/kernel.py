@@ -46,7 +46,7 @@ TOOLS = {
 #: header → Debian package. objtool, which the kernel's build builds for itself, reads ELF files with it.
 HEADERS = {"gelf.h": "libelf-dev", "stdlib.h": "libc6-dev"}
 #: Bytes that source and objects take at most.
-SPACE = 1536 * 1024 * 1024
+SPACE = 1024 * 1024 * 1024
 #: Lines that `make` prints for a kernel of our fragment: an estimate, for the progress only.
 LINES = 1800
 #: Lines of the build's log that may name the error.
