@@ -47,8 +47,13 @@ def plan(bundle: Path, *mounts: dict[str, Any], **root: Any) -> tree.Tree:
     return tree.host_tree(spec, str(bundle))
 
 
+#: Removed when the guest has ended: it is served them until then.
+BUNDLES: list[Path] = []
+
+
 def new_bundle() -> Path:
     bundle = Path(tempfile.mkdtemp(prefix="sharing-"))
+    BUNDLES.append(bundle)
     for name in ("rootfs", "writable", "frozen"):
         (bundle / name).mkdir()
     (bundle / "frozen/file").write_text("frozen")
@@ -65,16 +70,17 @@ def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     machine = Guest(kernel, tmp_path_factory.mktemp("guest"), server_of(request.param))
     yield machine
     machine.close()
+    while BUNDLES:
+        shutil.rmtree(BUNDLES.pop())
 
 
 @pytest.fixture(scope="module")
-def shared(guest: Guest) -> Iterator[Shared]:
+def shared(guest: Guest) -> Shared:
     bundle = new_bundle()
     mounts = [
         bind(bundle / "writable"), bind(bundle / "frozen", "ro"), bind(bundle / "single"), bind(bundle / "single", "ro"),
     ]  # fmt: skip
-    yield Shared(guest, bundle, guest.share(plan(bundle, *mounts), "c"))
-    shutil.rmtree(bundle)
+    return Shared(guest, bundle, guest.share(plan(bundle, *mounts), "c"))
 
 
 # -- files, as they are ------------------------------------------------------------------------------------------------
