@@ -47,12 +47,12 @@ class MicrovmBackend(Backend):
 
     def plan(self, bundle: str, spec: Spec, container_id: str, options: Options) -> Sequence[Mapping[str, Any]]:
         """Plan what the guest's executor would do."""
-        from pysandbox_microvm.place import Place
+        from pysandbox_microvm.block import find_place
         from pysandbox_microvm.planning import plan_init
         from pysandbox_microvm.settings import check_settings
 
         check_settings(options.settings)
-        return plan_init(bundle, spec, container_id, options, {}, Place()).plan.documents()
+        return plan_init(bundle, spec, container_id, options, {}, find_place(spec, bundle)).plan.documents()
 
     def create(self, request: CreateRequest) -> Container:
         """Make the cgroup, start the sandbox process, and wait until init is ready in its machine."""

@@ -19,6 +19,7 @@ import struct
 
 from pysandbox.errors import FailedPrecondition, InvalidArgument, NotFound
 from pysandbox.record import dataclass
+from pysandbox_microvm.place import Place
 from pysandbox_microvm.tree import images, rootfs_path
 
 TYPE_CHECKING = False
@@ -83,6 +84,13 @@ def root_volume(spec: Spec, bundle: str, storage: str) -> Volume | None:
         return None
     read_only = bool(spec["root"].get("readonly"))
     return Volume(where="root.path", name=_name(storage, "root"), source=path, kind="", read_only=read_only)
+
+
+def find_place(spec: Spec, bundle: str) -> Place:
+    """Decide where a container that has its own machine will be in its guest: on a disk, if its root is an image."""
+    place = Place()
+    volume = root_volume(spec, bundle, place.storage)
+    return Place(disk=volume.name) if volume else place
 
 
 def mount_volumes(spec: Spec, bundle: str, storage: str) -> Mapping[int, Volume]:

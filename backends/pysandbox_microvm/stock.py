@@ -9,6 +9,7 @@ from pysandbox_microvm.identity import Identity
 from pysandbox_microvm.image import directory_of, find_image
 from pysandbox_microvm.jail import find_program, qemu_jail
 from pysandbox_microvm.provision import TEMPLATES, find_qemu, make_template, plan_machine
+from pysandbox_microvm.settings import uids
 from pysandbox_microvm.size import MIB, Size, check_size, size_of
 from pysandbox_microvm.template import MEMORY, list_templates, remove_template
 
@@ -53,7 +54,7 @@ class Stock:
         check_size(size, self._settings)
         image = find_image(self._settings)
         program = find_program(find_qemu(self._settings))
-        identity = Identity.take()
+        identity = Identity.take(uids(self._settings))
 
         def jailer(kvm: bool) -> Jail:  # noqa: FBT001 (what `provision.Jailer` is)
             return qemu_jail(program, identity.uid, kvm=kvm)
