@@ -300,7 +300,9 @@ def test_signals_for_a_program_in_the_foreground(sides: Sides, number: signal.Si
 def test_a_caller_in_the_foreground_is_killed(sides: Sides) -> None:
     def scene(side: Side) -> None:
         with (side.place / "out").open("wb") as out:
-            process = side.start(side.argv("run", "--bundle", side.bundle("echo up; exec sleep 1001"), "c"), stdout=out)
+            # It says that it is up when `run`, too, has had the time to see and record that it runs.
+            script = "sleep 1; echo up; exec sleep 1001"
+            process = side.start(side.argv("run", "--bundle", side.bundle(script), "c"), stdout=out)
         side.wait_for("out")
         process.kill()
         side.note("ended", process.wait(20))
