@@ -33,7 +33,7 @@ from pysandbox_microvm.size import MIB, Size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any, Self
 
     from pysandbox_microvm.agent import Agent
@@ -87,6 +87,7 @@ class Machine:
         self._free.remove(MEMORY_ROOT_PORT)
         self._plugged: dict[str, _Plugged] = {}
         self._growth = 0  # bytes beyond the hardware's
+        self._can_grow = False  # whether the device that memory grows by is there
         self._numbered = 0
         self._watchers: list[Callable[[], None]] = []
         self._child: Child | None = None
@@ -327,14 +328,12 @@ class Machine:
         )
 
     def _set_memory(self, growth: int) -> None:
-        if growth and not self._growth_device:
+        if growth and not self._can_grow:
             self._add_growth()
-        if self._growth_device:
+        if self._can_grow:
             path = f"/machine/peripheral/{_GROWTH}"
             self._execute("qom-set", {"path": path, "property": "requested-size", "value": growth})
         self._growth = growth
-
-    _growth_device = False
 
     def _add_growth(self) -> None:
         """Plug in the device, at first without a byte. File servers map its memory too, so it is shared."""
@@ -345,7 +344,7 @@ class Machine:
             undo.append(("object-del", {"id": _GROWTH}))
             device = {"driver": "virtio-mem-pci", "id": _GROWTH, "bus": MEMORY_ROOT_PORT, "memdev": _GROWTH}
             self._execute("device_add", {**device, "requested-size": 0})
-        self._growth_device = True
+        self._can_grow = True
 
     # -- within --------------------------------------------------------------------------------------------------------
 
@@ -449,7 +448,7 @@ class Machine:
         return name
 
     @contextlib.contextmanager
-    def _undone(self) -> Any:
+    def _undone(self) -> Iterator[list[tuple[str, Mapping[str, object]]]]:
         """Carry out the commands in the list that it gives, if what follows fails."""
         undo: list[tuple[str, Mapping[str, object]]] = []
         try:

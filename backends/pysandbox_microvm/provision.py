@@ -204,12 +204,12 @@ def _accelerator(provision: Provision, settings: Mapping[str, Any], jailer: Jail
         tried = replace(provision, accelerator=Answer(name, ""), root_disk=False)
         _booted(tried, jailer, Size(1, LEAST_MEMORY), TRIAL_TIMEOUT).close()
 
-    key = {"boot": boot_id(), "qemu": json_identity(provision.qemu), "image": provision.image.digest}
+    key = {"boot": boot_id(), "qemu": _identity_text(provision.qemu), "image": provision.image.digest}
     wanted = settings.get("accelerator", "auto")
     return find_accelerator(wanted, provision.processor, provision.directory, key, trial)
 
 
-def json_identity(path: str) -> str:
+def _identity_text(path: str) -> str:
     """Return what tells a program from a later one under the same path."""
     return "-".join(str(number) for number in _identity(path))
 

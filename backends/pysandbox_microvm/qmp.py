@@ -128,19 +128,10 @@ class Client:
         """Wait until commands can be given. Raises DeadlineExceeded, Unavailable."""
         self._wait(lambda: (self._ready and self._failed is None) or None, deadline, "qemu has not opened its monitor")
 
-    def wait_answers(self, deadline: float) -> None:
-        """Wait until all that was sent ahead has been answered. Raises QmpError, DeadlineExceeded, Unavailable."""
-        self._wait(lambda: not self._unanswered or None, deadline, "qemu has not answered its first commands")
-
     def wait_event(self, wanted: Callable[[Mapping[str, Any]], bool], deadline: float, what: str) -> Mapping[str, Any]:
         """Return the first event kept that `wanted` takes, and forget it; `what` has not happened by the deadline."""
         event: Mapping[str, Any] = self._wait(lambda: self._take(wanted), deadline, what)
         return event
-
-    def forget(self, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
-        """Drop the events kept that `wanted` takes: what comes is new."""
-        with self._changed:
-            self._events = deque((event for event in self._events if not wanted(event)), maxlen=_EVENTS_KEPT)
 
     def events(self, name: str) -> list[Mapping[str, Any]]:
         """Return the events of that name that are kept."""
@@ -201,8 +192,9 @@ class Client:
             import asyncio
             import logging
 
-            logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
-            logging.getLogger("qemu.qmp").propagate = False
+            for name in ("qemu.qmp", "asyncio"):  # what matters is raised; standard error is not ours
+                logging.getLogger(name).addHandler(logging.NullHandler())
+                logging.getLogger(name).propagate = False
             asyncio.run(self._converse())
         except SandboxError as error:
             self._fail(error)
