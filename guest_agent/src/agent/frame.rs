@@ -55,9 +55,11 @@ pub struct Reader {
 
 impl Reader {
     pub fn feed(&mut self, data: &[u8]) {
+        const USUAL: usize = 64 * 1024;
         if self.start > 0 {
             self.buffer.drain(..self.start);
             self.start = 0;
+            self.buffer.shrink_to(USUAL); // what one large frame took is not kept
         }
         self.buffer.extend_from_slice(data);
     }
