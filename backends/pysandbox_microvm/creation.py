@@ -26,7 +26,7 @@ from pysandbox_microvm.block import device_rules, root_volume
 from pysandbox_microvm.container import MicrovmContainer
 from pysandbox_microvm.netns import forget_network
 from pysandbox_microvm.place import Place
-from pysandbox_microvm.planning import host_resources, plan_init
+from pysandbox_microvm.planning import check_spec, host_resources, plan_init
 from pysandbox_microvm.settings import check_settings, overhead
 from pysandbox_microvm.terminal import open_terminal
 
@@ -56,8 +56,8 @@ def create(request: CreateRequest) -> MicrovmContainer:
     check_settings(request.options.settings)
     if request.stdio.preserved:
         raise Unimplemented("--preserve-fds: a descriptor of the host cannot be handed into a virtual machine")
+    check_spec(request.spec)
     place = _place(request)
-    plan = plan_init(request.bundle, request.spec, request.id, request.options, request.state, place, compile_filter)
     cgroup = open_spec_cgroup(request.spec, request.id, request.options)
     memory: dict[str, Any] = {
         "cgroup": cgroup.saved(),
@@ -72,8 +72,12 @@ def create(request: CreateRequest) -> MicrovmContainer:
         undo.callback(forget_network, memory["network"])
         begun = _Begun(request, cgroup)
         undo.callback(begun.abort)
+        # Meanwhile it imports what it is made of.
+        plan = plan_init(
+            request.bundle, request.spec, request.id, request.options, request.state, place, compile_filter
+        )
         try:
-            init = begun.talk(order(request, plan, place, begun.entrances))
+            init = begun.talk(order(request, plan, place))
         except ExecutorError as error:
             raise in_runcs_words(error, request.spec["process"]["args"][0], request.spec) from error
         cgroup.apply(host_resources(resources_of(request.spec), memory["overhead"]))
@@ -112,7 +116,7 @@ def make_cgroup(request: CreateRequest, cgroup: Cgroup) -> None:
         raise
 
 
-def order(request: CreateRequest, plan: GuestPlan, place: Place, entrances: list[str]) -> dict[str, Any]:
+def order(request: CreateRequest, plan: GuestPlan, place: Place) -> dict[str, Any]:
     """Return what the sandbox process is asked for."""
     process = request.spec["process"]
     size = process.get("consoleSize") or {"width": 0, "height": 0}
@@ -124,7 +128,6 @@ def order(request: CreateRequest, plan: GuestPlan, place: Place, entrances: list
         "state": request.state,
         "settings": request.options.settings,
         "network": _network_path(request.spec),
-        "entrances": entrances,
         "storage": place.storage,
         "terminal": request.stdio.terminal,
         "trace": request.options.trace is not None,
@@ -150,31 +153,43 @@ class _Begun:
 
     def __init__(self, request: CreateRequest, cgroup: Cgroup) -> None:
         self._request, self._cgroup = request, cgroup
-        paths = cgroup.entrances()
-        self.entrances = list(paths)
         self._ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        self._opened = list(open_entrances(paths).values())
         try:
             self.pid = _spawn(request.state_dir, theirs.fileno())
         except BaseException:
-            self._close()
+            self._ours.close()
             raise
         finally:
             theirs.close()
+        try:
+            self._lead_into_cgroup()
+        except BaseException:
+            self.abort()
+            raise
+
+    def _lead_into_cgroup(self) -> None:
+        """Have it enter the cgroup first of all: what it imports is to count there."""
+        paths = self._cgroup.entrances()
+        opened = open_entrances(paths)
+        try:
+            with contextlib.suppress(Closed):  # `talk` finds out
+                send(self._ours, {"enter": list(opened)}, list(opened.values()))
+        finally:
+            for descriptor in opened.values():
+                os.close(descriptor)
         if not paths:
-            cgroup.add(self.pid)
+            self._cgroup.add(self.pid)
 
     def talk(self, order: dict[str, Any]) -> Process:
         """Ask for the sandbox, answer what it asks, and return init when it is ready."""
         stdio = self._request.stdio
-        console: int | None = None
+        console, slave = None, None
         streams = [stdio.stdin, stdio.stdout, stdio.stderr]
         if stdio.terminal:
             console, slave = open_terminal(*order["plan"]["size"])
-            self._opened.append(slave)
             streams = [slave] * 3
         try:
-            send(self._ours, {"sandbox": order}, [*streams, *self._opened[: len(self.entrances)]])
+            send(self._ours, {"sandbox": order}, streams)
             while not self._take(receive(self._ours, PATIENCE)[0]):
                 pass
         except BaseException as error:
@@ -185,7 +200,9 @@ class _Begun:
                 raise Unavailable(f"the sandbox process has ended before its machine ran: {words}") from None
             raise
         finally:
-            self._close()
+            self._ours.close()
+            if slave is not None:
+                os.close(slave)
         return Process(pid=self.pid, console=console)
 
     def _take(self, message: dict[str, Any]) -> bool:
@@ -218,17 +235,12 @@ class _Begun:
 
     def abort(self) -> None:
         """End it, and everything that it has made."""
-        self._close()
+        self._ours.close()
         self._cgroup.kill()
         with contextlib.suppress(ProcessLookupError):
             if current().is_child(self.pid):
                 os.kill(self.pid, 9)
         reap(self.pid)
-
-    def _close(self) -> None:
-        self._ours.close()
-        while self._opened:
-            os.close(self._opened.pop())
 
 
 def _spawn(state_dir: str, control: int) -> int:

@@ -83,7 +83,7 @@ def join(request: CreateRequest, sandbox: str) -> MicrovmContainer:
         hooks = request.spec.get("hooks") or {}
         if hooks.get("prestart") or hooks.get("createRuntime"):
             request.runtime_created(int(there["pid"]))
-        wanted = order(request, plan, place, [])
+        wanted = order(request, plan, place)
         try:
             init = _create(directory, wanted, cgroup, request, undo)
         except ExecutorError as error:

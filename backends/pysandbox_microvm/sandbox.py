@@ -3,7 +3,8 @@
 `create` starts it as a child of its caller and talks to it over a socket, descriptor 3, in the frames of
 `pysandbox.warm.wire`:
 
-    → {"sandbox": {…}}  with init's 0, 1 and 2 (or three times its terminal), and the cgroup's entrances
+    → {"enter": [slot, …]}      with the entrances of the cgroup (`Cgroup.entrances`), which it enters at once
+    → {"sandbox": {…}}          with init's 0, 1 and 2, or three times its terminal
     ← {"step": [name, ns]}      under --trace: something begins
     ← {"warn": text}            for the log
     ← {"runtime": true}         prestart and createRuntime hooks may run: it waits for {"go": true}
@@ -291,17 +292,15 @@ class Creation:
 
     def __init__(self, control: _socket.socket, request: Mapping[str, Any], descriptors: Sequence[int]) -> None:
         self._control, self._request = control, request
-        self._streams = list(descriptors[:3])
-        self._entrances = dict(zip(request["entrances"], descriptors[3:], strict=True))
+        self._streams = list(descriptors)
 
     def carry_out(self) -> Sandbox:
         """Do it all, in this order. What is made ends with this process."""
         request = self._request
-        self._enter_cgroup()
-        self._enter_network()
-        self._run_hooks()
         from pysandbox_microvm.host import Host
 
+        self._enter_network()
+        self._run_hooks()
         host = Host(request["spec"], request["bundle"], request["settings"], self._step, self._warn)
         try:
             host.start(request["storage"])
@@ -352,16 +351,6 @@ class Creation:
     def _warn(self, text: str) -> None:
         send(self._control, {"warn": text})
 
-    def _enter_cgroup(self) -> None:
-        """Enter through each entrance: v1's `tasks`, or cgroup2's directory (`Cgroup.entrances`)."""
-        for slot, descriptor in self._entrances.items():
-            if slot == "cgroup":
-                with open(f"/proc/self/fd/{descriptor}/cgroup.procs", "wb", buffering=0) as procs:
-                    procs.write(b"0")
-            else:
-                os.write(descriptor, b"0")
-            os.close(descriptor)
-
     def _enter_network(self) -> None:
         """Join the network namespace of the spec, or make one. This process has one thread as yet."""
         from pysandbox.linux import setns
@@ -387,6 +376,17 @@ class Creation:
         run_inner_hooks(self._request)
 
 
+def _enter_cgroup(entrances: Mapping[str, int]) -> None:
+    """Enter through each entrance: v1's `tasks`, or cgroup2's directory (`Cgroup.entrances`)."""
+    for slot, descriptor in entrances.items():
+        if slot == "cgroup":
+            with open(f"/proc/self/fd/{descriptor}/cgroup.procs", "wb", buffering=0) as procs:
+                procs.write(b"0")
+        else:
+            os.write(descriptor, b"0")
+        os.close(descriptor)
+
+
 def run_inner_hooks(request: Mapping[str, Any]) -> None:
     """Run the createContainer hooks of a container, in this process's namespaces."""
     if (request["spec"].get("hooks") or {}).get("createContainer"):
@@ -406,6 +406,10 @@ def main() -> int:
     with contextlib.suppress(PermissionError):  # it leads a process group already
         os.setsid()
     try:
+        message, descriptors = receive(control)
+        _enter_cgroup(dict(zip(message["enter"], descriptors, strict=True)))
+        import pysandbox_microvm.host  # noqa: F401 (while the front end plans)
+
         message, descriptors = receive(control)
         sandbox = Creation(control, message["sandbox"], descriptors).carry_out()
     except Closed:
