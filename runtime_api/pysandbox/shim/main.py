@@ -177,6 +177,7 @@ def _serve(invocation: Invocation, listening: int, making: int | None = None) ->
     from pysandbox.shim.reaper import Reaper
     from pysandbox.shim.service import TaskService, translate
     from pysandbox.ttrpc.server import Server
+    from pysandbox.warm.memory import give_back
 
     os.set_inheritable(listening, False)
     listener = socket(fileno=os.dup(listening))
@@ -190,7 +191,7 @@ def _serve(invocation: Invocation, listening: int, making: int | None = None) ->
     service = TaskService(
         store, publisher, Reaper(), warn, invocation.backend, Maker(making) if making is not None else None
     )
-    server = Server(translate=translate)
+    server = Server(translate=translate, rested=give_back)
     server.register(Task, service)
     server.register(TaskV3, service)
     Thread(target=server.serve, args=(listener,), name="accept", daemon=True).start()

@@ -18,9 +18,13 @@ LINGER = 10.0
 
 
 class Pool:
-    """At most `threads` of them, and at most `queue` pieces of work that wait."""
+    """At most `threads` of them, and at most `queue` pieces of work that wait.
 
-    def __init__(self, threads: int, queue: int) -> None:
+    The last thread calls `rested` before it ends, when there has been no work for a while.
+    """
+
+    def __init__(self, threads: int, queue: int, rested: Callable[[], None] | None = None) -> None:
+        self._rested = rested
         self._limit, self._queue_limit = threads, queue
         self._changed = Condition(Lock())
         self._work: deque[Callable[[], None]] = deque()
@@ -53,6 +57,9 @@ class Pool:
         finally:
             with self._changed:
                 self._threads -= 1
+                last = not self._threads
+            if last and self._rested is not None:
+                self._rested()
 
     def _next(self) -> Callable[[], None] | None:
         with self._changed:

@@ -322,7 +322,7 @@ class Server:
     """Services, and the connections that they are offered on.
 
     `translate` makes an RpcError of what a method raised; it is the place to log it too. `admit` says of a connected
-    socket whether it may call at all.
+    socket whether it may call at all. `rested` is called when nothing has been asked for a while.
     """
 
     def __init__(
@@ -331,11 +331,12 @@ class Server:
         translate: Callable[[Exception], RpcError] = translate_unknown,
         admit: Callable[[socket], bool] = lambda _: True,
         limits: Limits | None = None,
+        rested: Callable[[], None] | None = None,
     ) -> None:
         self._translate, self._admit = translate, admit
         self._limits = limits or Limits()
         self._services: dict[str, tuple[Service, object]] = {}
-        self.pool = Pool(self._limits.threads, self._limits.requests)
+        self.pool = Pool(self._limits.threads, self._limits.requests, rested)
         self._changed = Condition(Lock())
         self._connections: set[_Serving] = set()
         self._requests = self._bytes = 0

@@ -220,11 +220,14 @@ class _Closing:
 # -- containerd --------------------------------------------------------------------------------------------------------
 
 
-def survive(containerd: Containerd, count: int) -> None:
-    """Kill containerd, with -9, while so many containers live; all have to be there afterwards, and usable."""
+def survive(containerd: Containerd, count: int, **how: Any) -> None:
+    """Kill containerd, with -9, while so many containers live; all have to be there afterwards, and usable.
+
+    `how` goes to `start`.
+    """
     names = [f"live{number}" for number in range(count)]
     for name in names:
-        start(containerd, name, "sleep", "1000")
+        start(containerd, name, "sleep", "1000", **how)
     before = _tasks(containerd)
     containerd.kill()
     began = time.monotonic()

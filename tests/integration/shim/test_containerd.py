@@ -37,9 +37,11 @@ def run(containerd: Containerd, *command: str, options: tuple[str, ...] = ("--rm
     return containerd(*run_words(containerd, "web", *options), *command, **more)
 
 
-def start(containerd: Containerd, name: str, *command: str, options: tuple[str, ...] = ()) -> int:
+def start(
+    containerd: Containerd, name: str, *command: str, options: tuple[str, ...] = (), runtime: str = RUNTIME
+) -> int:
     """Run a container in the background; return its pid."""
-    containerd.ok(*run_words(containerd, name, *BACKGROUND, *options), *command)
+    containerd.ok(*run_words(containerd, name, *BACKGROUND, *options, runtime=runtime), *command)
     return containerd.task(name)[0]
 
 
