@@ -105,7 +105,7 @@ def read_fragment() -> Fragment:
     package = Path(__file__).resolve().parent
     for directory in (package / "kernel_config", package.parent.parent / "images/kernel"):
         if directory.is_dir():
-            names = ("fragment.config", "mitigations.config")
+            names = ("fragment.config", "versions.config")
             required, optional = ((directory / name).read_text("utf-8") for name in names)
             return Fragment(required, optional)
     raise Unavailable(f"the kernel's configuration is not there: neither below {package} nor in images/kernel")
