@@ -7,6 +7,7 @@ number stands for: the kernel lets go of it with the last process that holds the
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -14,6 +15,10 @@ import struct
 
 from pysandbox.errors import Unavailable
 from pysandbox.record import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: The last 64 Ki ids below the range that systemd keeps for containers of its own (1879048192 on).
 FIRST = 1878982656
@@ -70,17 +75,24 @@ class Identity:
             self._lock = -1
 
 
-def _open(directory: str) -> int:
-    """Open the lock file, in a directory that only root can have made."""
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+@contextlib.contextmanager
+def own_directory(path: str) -> Iterator[int]:
+    """Hold a directory open that only root can write to, made where it is missing. Raises Unavailable, OSError."""
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(held)
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
-            raise Unavailable(f"{directory}: is not a directory that only root can write")
-        return os.open(_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=held)
+            raise Unavailable(f"{path}: is not a directory that only root can write")
+        yield held
     finally:
         os.close(held)
+
+
+def _open(directory: str) -> int:
+    """Open the lock file."""
+    with own_directory(directory) as held:
+        return os.open(_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=held)
 
 
 def _lock_byte(descriptor: int, offset: int) -> bool:

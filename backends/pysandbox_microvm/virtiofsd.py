@@ -24,7 +24,8 @@ from pysandbox.oci import mountoptions as mo
 from pysandbox.plan import operation as op
 from pysandbox.plan.plan import Plan
 from pysandbox.record import dataclass
-from pysandbox_microvm import barrier
+from pysandbox_microvm import barrier, identity
+from pysandbox_microvm.identity import own_directory
 from pysandbox_microvm.jail import (
     NULL,
     RLIMIT_CORE,
@@ -232,24 +233,21 @@ def _connection() -> tuple[_socket.socket, _socket.socket]:
 
     An abstract name would be open to all who share the network namespace; a path is gone before anybody listens.
     """
-    import tempfile
-
     kind = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC
     listener, socket = _socket.socket(_socket.AF_UNIX, kind), _socket.socket(_socket.AF_UNIX, kind)
-    directory = tempfile.mkdtemp(prefix="pysandbox-")  # mode 0700
-    path = f"{directory}/socket"
     try:
-        listener.bind(path)
-        listener.listen(1)
-        socket.connect(path)
+        with own_directory(identity.DIRECTORY) as held:
+            path = f"/proc/self/fd/{held}/{os.urandom(16).hex()}"
+            listener.bind(path)
+            try:
+                listener.listen(1)
+                socket.connect(path)
+            finally:
+                os.unlink(path)
     except BaseException:
         listener.close()
         socket.close()
         raise
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        os.rmdir(directory)
     return listener, socket
 
 

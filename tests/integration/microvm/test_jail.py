@@ -6,11 +6,12 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from precondition import requires
@@ -20,8 +21,8 @@ from sharing.posture import Expected, faults, mask
 
 from pysandbox.errors import Unavailable
 from pysandbox.executor import ExecutorError
-from pysandbox_microvm import barrier, jail, virtiofsd
-from pysandbox_microvm.identity import Identity, Range
+from pysandbox_microvm import barrier, jail, tree, virtiofsd
+from pysandbox_microvm.identity import DIRECTORY, Identity, Range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,6 +118,20 @@ def test_what_virtiofsd_holds_open_lies_in_the_tree(guest: Guest) -> None:
         if target.startswith("/") and not target.startswith(("/dev/null", "/memfd:", "/proc/1/", "/share")):
             info = Path(f"/proc/{pid}/fdinfo/{number}").read_text()
             assert re.search(r"mnt_id:\s*(\d+)", info)[1] in own, target
+
+
+def test_a_file_servers_socket_is_not_to_be_found(tmp_path: Path) -> None:
+    requires("root")
+    spec: Any = {"ociVersion": "1.2.0", "root": {"path": "."}}
+    server = virtiofsd.FileServer.start(tree.host_tree(spec, str(tmp_path)), virtiofsd.find_server())
+    try:
+        number = os.readlink(f"/proc/self/fd/{server.socket.fileno()}").strip("socket:[]")
+        lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+        assert [line[7:] for line in lines if line[6] == number] == [[]]
+        for name in os.listdir(DIRECTORY):
+            assert not stat.S_ISSOCK(os.stat(f"{DIRECTORY}/{name}").st_mode), name
+    finally:
+        server.close()
 
 
 def test_virtiofsd_goes_with_the_process_that_started_it_even_when_it_has_served_other_users(tmp_path: Path) -> None:
