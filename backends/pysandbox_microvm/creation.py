@@ -22,10 +22,9 @@ from pysandbox.filtercache import compile_filter
 from pysandbox.linux import start_time
 from pysandbox.warm.wire import Closed, receive, send
 from pysandbox_microvm import service
-from pysandbox_microvm.block import device_rules, root_volume
+from pysandbox_microvm.block import device_rules, find_place
 from pysandbox_microvm.container import MicrovmContainer
 from pysandbox_microvm.netns import forget_network
-from pysandbox_microvm.place import Place
 from pysandbox_microvm.planning import check_spec, host_resources, plan_init
 from pysandbox_microvm.settings import check_settings, overhead
 from pysandbox_microvm.terminal import open_terminal
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from pysandbox.backend import CreateRequest, Options
     from pysandbox.cgroup.cgroup import Cgroup
     from pysandbox.oci.types import Spec
+    from pysandbox_microvm.place import Place
     from pysandbox_microvm.planning import GuestPlan
 
 #: Seconds for a sandbox process to get from one of its messages to the next: it boots a machine, under emulation.
@@ -57,7 +57,7 @@ def create(request: CreateRequest) -> MicrovmContainer:
     if request.stdio.preserved:
         raise Unimplemented("--preserve-fds: a descriptor of the host cannot be handed into a virtual machine")
     check_spec(request.spec)
-    place = _place(request)
+    place = find_place(request.spec, request.bundle)
     cgroup = open_spec_cgroup(request.spec, request.id, request.options)
     memory: dict[str, Any] = {
         "cgroup": cgroup.saved(),
@@ -86,13 +86,6 @@ def create(request: CreateRequest) -> MicrovmContainer:
     return MicrovmContainer(
         request.id, request.state_dir, request.bundle, init, started, cgroup, memory, request.options.warn
     )
-
-
-def _place(request: CreateRequest) -> Place:
-    """Decide where the container will be in its guest: on a disk, if its root is an image."""
-    place = Place()
-    volume = root_volume(request.spec, request.bundle, place.storage)
-    return Place(disk=volume.name) if volume else place
 
 
 def open_spec_cgroup(spec: Spec, container_id: str, options: Options) -> Cgroup:
