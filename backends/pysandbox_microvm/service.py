@@ -59,7 +59,7 @@ def _path(error: OSError) -> str | None:
 def error_of(document: Mapping[str, Any]) -> Exception:
     """Return the error that a document tells of."""
     kind, text = document.get("kind"), str(document.get("text", ""))
-    if kind == "ExecutorError":
+    if kind == "ExecutorError" and document.keys() >= set(_FIELDS):
         return ExecutorError(**{name: document[name] for name in _FIELDS})
     if kind == "OSError":
         return OSError(document.get("errno", 0), text, document.get("path"))
