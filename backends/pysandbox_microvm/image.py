@@ -123,8 +123,8 @@ def current_directory(images: str) -> str:
     if not key.isalnum():
         raise Unavailable(f"{images}/{CURRENT}: points to {key!r}, which is no image; remedy: {REMEDY}")
     directory = os.path.join(images, key)
-    for path in (images, directory):
-        _check_owner(path)
+    for path in (os.path.dirname(images), images, directory):
+        check_directory(path)
     return directory
 
 
@@ -144,12 +144,14 @@ def _path(settings: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _check_owner(path: str) -> None:
+def check_directory(path: str) -> None:
+    """Raise Unavailable unless a directory is root's, and what is in it can be put there or renamed by root only."""
     try:
-        status = os.stat(path, follow_symlinks=False)
+        status = os.stat(path)
     except OSError as error:
         raise Unavailable(f"{path}: {error.strerror}; remedy: {REMEDY}") from error
-    if not stat.S_ISDIR(status.st_mode) or not _trusted(status):
+    sticky = status.st_mode & stat.S_ISVTX and status.st_uid == 0  # /tmp: others cannot rename what is root's
+    if not stat.S_ISDIR(status.st_mode) or not (_trusted(status) or sticky):
         raise Unavailable(f"{path}: must be a directory of root's that only root can write")
 
 

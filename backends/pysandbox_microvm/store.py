@@ -29,6 +29,7 @@ from pysandbox_microvm.image import (
     MANIFEST,
     PROGRAMS,
     Image,
+    check_directory,
     digest_of,
     directory_of,
     file_digest,
@@ -104,6 +105,7 @@ class Store:
     def _make_directories(self) -> None:
         for path in (self.directory, self.images, self.kernels):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_directory(str(path))
 
     @contextlib.contextmanager
     def _lock(self, progress: Progress) -> Iterator[None]:

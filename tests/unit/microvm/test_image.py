@@ -163,7 +163,8 @@ def test_an_image_with_another_agent_than_this_installations_is_refused(
 
 @pytest.mark.parametrize("mode", [0o777, 0o720, 0o702])
 def test_what_others_can_write_is_not_booted(mode: int, settings: Mapping[str, str], image: Image) -> None:
-    for path in (Path(image.kernel).parent, Path(images_directory(settings))):
+    images = Path(images_directory(settings))
+    for path in (Path(image.kernel).parent, images, images.parent):
         path.chmod(mode)
         with pytest.raises(Unavailable, match="only root can write"):
             find_image(settings)
@@ -174,6 +175,17 @@ def test_what_others_can_write_is_not_booted(mode: int, settings: Mapping[str, s
             find_image(settings).verify()
         Path(name).chmod(0o400)
     find_image(settings).verify()
+
+
+def test_nothing_is_built_where_others_can_write(
+    settings: Mapping[str, str], compiler: Compiler, programs: Path
+) -> None:
+    directory = Path(settings["directory"])
+    directory.mkdir()
+    directory.chmod(0o777)
+    with pytest.raises(Unavailable, match="only root can write"):
+        store.Store(settings).build(Steps())
+    assert (compiler.runs, list(directory.iterdir())) == (0, [])
 
 
 def test_what_belongs_to_somebody_else_is_not_booted(settings: Mapping[str, str], image: Image) -> None:
