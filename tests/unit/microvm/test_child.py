@@ -102,7 +102,12 @@ def test_one_that_talks_on_in_its_place_holds_nobody_up(shell):
 
 def test_it_makes_no_difference_if_another_has_reaped_it(shell):
     child = shell.start("sleep 0.2; exit 3")
-    reaper = threading.Thread(target=lambda: contextlib.suppress(ChildProcessError)(os.waitpid)(child.pid, 0))
+
+    def reap() -> None:
+        with contextlib.suppress(ChildProcessError):  # who comes first is chance
+            os.waitpid(child.pid, 0)
+
+    reaper = threading.Thread(target=reap)
     reaper.start()
     assert child.wait(10)
     reaper.join(10)
