@@ -36,7 +36,7 @@ RUST_SOURCES := $(shell find guest_agent -path guest_agent/target -prune -o -typ
 
 say = @printf '[%s] %s\n' "$(1)" "$(2)"
 
-.PHONY: help setup demo image test lint bench bench-shim soak install uninstall clean
+.PHONY: help setup demo image test lint bench bench-shim bench-machine soak install uninstall clean
 help:
 	@sed -n '3,10s/^# \{0,1\}//p' Makefile
 
@@ -133,6 +133,9 @@ bench: setup
 bench-shim: setup
 	@$(VENV)/bin/python -m pip install --quiet 'grpcio>=1.51'
 	$(VENV)/bin/python -P -m pysandbox.compare.shimbench $(BENCH)
+
+bench-machine: image
+	$(VENV)/bin/python -P -m pysandbox.compare.machinebench $(BENCH)
 
 soak: setup $(STAMPS)/test $(STAMPS)/test-packages-$(DAEMONS)
 	@setup/packages.sh soak
