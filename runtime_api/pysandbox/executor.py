@@ -4,10 +4,10 @@
 end of the report socket (SOCK_SEQPACKET), descriptors 3 … 2+preserve are the container's own, in order. A second
 argument, `network`, has it make a network namespace at once, for a plan that will ask for one. It waits for its first
 datagram, which `give` sends: {"slots": [name, …]}, with one SCM_RIGHTS descriptor for each name, at most 32.
-`plan` is a memfd with the plan's JSON; the caller adds what the plan needs (`start`, `process`, `cgroup`), and in a guest
-`stdin`, `stdout`, `stderr`, which take the place of those that it was started with. So the
-executor starts while Python still plans. End of file, or anything odd, in place of that datagram: it exits without a
-word, having done nothing.
+`plan` is a memfd with the plan's JSON; the caller adds what the plan needs (`start`, `process`, `cgroup`), and in a
+guest `stdin`, `stdout`, `stderr`, which take the place of those that it was started with. So the executor starts while
+Python still plans. End of file, or anything odd, in place of that datagram: it exits without a word, having done
+nothing.
 
 One JSON object in each datagram. From the executor:
 
