@@ -18,7 +18,7 @@ memory = 512                               # MiB
 max_vcpus = 2                              # what a machine can grow to
 max_memory = 4096                          # MiB
 overhead = 384                             # MiB that the host adds to a memory limit, for the machine itself
-silence = 10                               # seconds for which a guest may not answer before its machine is ended
+silence = 30                               # seconds for which a guest may not answer before its machine is ended
 ```
 """
 
@@ -45,7 +45,7 @@ CACHES = ("auto", "none", "always")
 _LAST_UID = 2**32 - 2
 _ACCELERATORS = ("auto", "kvm", "tcg")
 #: Seconds: under emulation a busy host may leave a machine without processors for a while.
-SILENCE = 10
+SILENCE = 30
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -150,7 +150,7 @@ def test_the_guest_panics(running: Callable[..., Running]) -> None:
 def test_the_agent_stands_still(
     launcher: Path, settings_file: Path, microvm: Runtime, running: Callable[..., Running], tmp_path: Path
 ) -> None:
-    """The setting `silence` says how long it may: in 2 seconds here, in 10 where nobody says."""
+    """The setting `silence` says how long it may: in 2 seconds here, in 30 where nobody says."""
     quick = tmp_path / "quick.toml"
     quick.write_text(settings_file.read_text() + "silence = 2\n")
     quick.chmod(0o600)
