@@ -131,7 +131,7 @@ class Contender:
                 took, address = self._containerd_start(bundle)
                 with _shim(address) as pid:
                     yield START, took
-                    yield "PSS of a shim alone, MiB", footprint.of(pid, *_children(pid)).proportional
+                    yield "PSS of a shim alone, MiB", footprint.of(*_alike(pid)).proportional
             finally:
                 os.close(log)
 
@@ -282,10 +282,15 @@ def _populations(contenders: Sequence[Contender], containerd: Containerd, server
                 containerd.ctr("container", "delete", name)
 
 
-def _children(pid: int) -> set[int]:
-    """Return the processes that a process has started and that are still there: proc(5)."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return {int(child) for task in tasks for child in (task / "children").read_text().split()}
+def _alike(pid: int) -> set[int]:
+    """Return the processes with a shim's command line: the shim, and who stays to make its first container."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes()
+    found = {pid}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and (entry / "cmdline").read_bytes() == words:
+                found.add(int(entry.name))
+    return found
 
 
 def _parent(pid: int) -> int:
