@@ -49,8 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     # Orphans of whatever the tests start come to this process, where `leaks` and the teardown find them.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    # A shell has its background jobs ignore these, and so would whatever the tests start.
-    for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    # A shell has its background jobs ignore these, nohup a hang-up, and so would whatever the tests start. That one still
+    # ends no tests: a handler is this process's own.
+    actions = {
+        signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL, signal.SIGHUP: lambda *_: None,
+    }  # fmt: skip
+    for number, action in actions.items():
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, action)
     os.environ.setdefault("LC_ALL", "C.UTF-8")

@@ -138,9 +138,13 @@ def eventually(check: Callable[[], Any], what: str, *, seconds: float = 10) -> A
 def children(pid: int | None = None) -> Iterator[int]:
     """Yield every descendant of a process: this one by default."""
     pid = os.getpid() if pid is None else pid
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:  # it is no more
+        return
+    for task in tasks:
         try:
-            found = [int(word) for word in task.read_text().split()]
+            found = [int(word) for word in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
         except OSError:
             continue
         for child in found:

@@ -261,11 +261,13 @@ def kill_idle_spares(installation: Installation) -> None:
 
 
 def touch_a_source(installation: Installation) -> None:
-    """As an editor does."""
+    """As an editor does: at no time is there half a file."""
     path = installation.top / "lib/pysandbox/lifecycle/__init__.py"
     if not path.exists():
         path = installation.top / "lib/pysandbox/lifecycle.py"
-    path.write_bytes(path.read_bytes())
+    new = path.with_suffix(".new")
+    new.write_bytes(path.read_bytes())
+    new.rename(path)
     installation.lock.unlink(missing_ok=True)
 
 
