@@ -272,6 +272,10 @@ class Sandbox:
         if gone:
             self.host.close()
         tasks = self.tasks()
+        for task in tasks if not gone else ():
+            if task.container != self.first:  # while it runs, what it still writes would be waited for
+                with contextlib.suppress(SandboxError, OSError):
+                    task.signal(signal.SIGKILL, "", everyone=True)
         for task in tasks:
             task.end(code if gone or task.container != self.first else 128 + signal.SIGKILL)
         for task in tasks:
