@@ -199,7 +199,7 @@ def not_taken(fragment: str, config: str) -> list[str]:
 
 def _make(objects: Path) -> list[str]:
     # In the kernel's own Makefile these stand for the building user, host and time: the same input, the same file.
-    facts = {"TIMESTAMP": "@0", "USER": "root", "HOST": "pysandbox", "VERSION": "1"}
+    facts = {"TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970", "USER": "root", "HOST": "pysandbox", "VERSION": "1"}
     return ["make", f"O={objects}", *(f"KBUILD_BUILD_{name}={value}" for name, value in facts.items())]
 
 
