@@ -139,7 +139,10 @@ bench-machine: image
 
 soak: setup $(STAMPS)/test $(STAMPS)/test-packages-$(DAEMONS)
 	@setup/packages.sh soak
-	$(VENV)/bin/python -m pytest tests/soak --timeout=0 $(SOAK)
+	status=0
+	$(VENV)/bin/python -m pytest tests/soak --timeout=0 $(SOAK) || status=1
+	$(VENV)/bin/python -m pytest --all tests/integration/engines tests/integration/microvm || status=1
+	exit $$status
 
 # -- install -----------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@
 directory of its own; `make_bundle(["true"], mutate)` makes a bundle with a busybox root; `leaks` fails a test that
 leaves a process, mount, cgroup, keyring, descriptor or record behind. `from precondition import requires` skips.
 
+`--all` runs what an ordinary run leaves to `make soak` (small.py), too.
+
 `--warm on` (the default) has a server of the session's own serve the commands, and fails if it hardly had any;
 `--warm off` runs every one cold.
 """
@@ -25,6 +27,7 @@ import bothbackends
 import busybox
 import guestimage
 import pytest
+import small
 from precondition import requires
 from runtime import SERVABLE, Runtime, children, command_line, end_children, eventually
 from server import Servers, strayed, warm_up
@@ -39,10 +42,13 @@ LAUNCHER = REPOSITORY / "guest_agent/target/release/pysandbox-launcher"
 PR_SET_CHILD_SUBREAPER = 36
 #: The servers of this session; None with `--warm off`.
 SERVERS = pytest.StashKey[Servers | None]()
+#: How many tests an ordinary run has left out.
+LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--runtime", default=None, help="run the `runtime` tests against this OCI runtime instead")
+    parser.addoption("--all", action="store_true", help="with all releases and engines, not only the machine's own")
     parser.addoption("--warm", choices=["on", "off"], default="on", help="whether a server may serve the commands")
 
 
@@ -71,7 +77,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("pysandbox", ["namespaces", "microvm"], indirect=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.option.all:
+        left_out = [item for item in items if small.is_left_out(item)]
+        items[:] = [item for item in items if not small.is_left_out(item)]
+        config.hook.pytest_deselected(items=left_out)
+        config.stash[LEFT_OUT] = len(left_out)
     for item in items:
         if isinstance(item, pytest.Function) and "microvm" in item.name and item.path.name in bothbackends.FILES:
             for name in (item.name, item.originalname):
@@ -97,6 +108,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if left_out := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(f"left out: {left_out} {small.WHY}")
     servers = config.stash[SERVERS]
     if servers:
         terminalreporter.write_line(f"warm: {servers.served} commands served, refused: {json.dumps(servers.refused)}")
