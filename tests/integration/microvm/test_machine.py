@@ -316,13 +316,13 @@ def test_a_disk_that_begins_like_qcow2_is_raw_bytes_to_the_guest(machines, tmp_p
     os.truncate(path, MIB)
     script = (
         "$b mount -t devtmpfs dev /dev; until [ -b /dev/vda ]; do $b usleep 10000; done\n"
-        "echo HEAD=$($b head -c 3 /dev/vda) SIZE=$($b blockdev --getsize64 /dev/vda)\n$b sleep 1000"
+        "echo HEAD=$($b head -c 3 /dev/vda) SIZE=$($b blockdev --getsize64 /dev/vda) END\n$b sleep 1000"
     )
     with machines.start(machines.booting(scripted(machines, tmp_path, script))) as started:
         opened(path, os.O_RDWR, lambda fd: started.plug_disk(fd, "x", read_only=False))
-        eventually(lambda: b"SIZE=" in started.console())
+        eventually(lambda: b"SIZE=" in started.console() and b"END" in started.console())
         assert b"HEAD=QFI" in started.console()
-        assert f"SIZE={MIB}".encode() in started.console()
+        assert f"SIZE={MIB} END".encode() in started.console()
 
 
 def test_a_root_disk_stands_where_the_template_had_none(machines, tmp_path):
