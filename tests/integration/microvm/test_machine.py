@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -83,12 +84,17 @@ def machines(shared: Machines) -> Iterator[Machines]:
     shared.warnings.clear()
     yield shared
     deadline = time.monotonic() + 5
-    while leftovers() != before and time.monotonic() < deadline:
+    while not as_before(leftovers(), before) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert leftovers() == before
+    assert as_before(leftovers(), before), (leftovers(), before)
 
 
-def leftovers() -> tuple[object, ...]:
+def as_before(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
+    """Tell whether nothing has come; a descriptor of an earlier test's may have gone."""
+    return now[:-1] == before[:-1] and now[-1] <= before[-1]
+
+
+def leftovers() -> tuple[Any, ...]:
     descriptors = sorted(os.readlink(f"/proc/self/fd/{number}") for number in open_descriptors())
     mine = [link for link in descriptors if link.startswith(("/memfd:pysandbox-memory", "anon_inode:[pidfd]"))]
     names = [thread.name for thread in threading.enumerate() if thread.name in ("qmp", "machine", "ttrpc client")]
@@ -452,7 +458,8 @@ def test_a_qemu_that_is_killed_while_it_starts_leaves_one_line_and_nothing_else(
 
     def run() -> None:
         with provision._start(planned, SMALL, machines.jailer, template=kept) as started:
-            started.hello(5).check()
+            with contextlib.suppress(Unavailable):  # the agent's connection may be the first to see it
+                started.hello(5).check()
             time.sleep(0.5)
             started.pause()
 
