@@ -100,6 +100,12 @@ impl Waiting {
         Ok(Waiting { report, outer })
     }
 
+    /// Whether it still waits: whatever killed it, the news of that may not have come yet.
+    pub fn is_there(&self) -> bool {
+        let hung_up = sys::poll(&[(self.report.as_fd(), 0)], 0);
+        hung_up.is_ok_and(|events| events == [0])
+    }
+
     /// Let it come so far that it waits.
     pub fn settle(&self) {
         const LONGEST: u64 = 500_000_000;

@@ -172,7 +172,7 @@ impl Agent {
         }
         let serial = self.last_serial + 1;
         let ends = make_ends(serial, streams)?;
-        let waiting = match self.spare.take() {
+        let waiting = match self.spare.take().filter(Waiting::is_there) {
             Some(spare) => spare,
             None => Waiting::start(&self.executor)?,
         };

@@ -417,8 +417,9 @@ def test_an_executor_is_started_ahead_and_another_when_it_has_gone(host: Host, a
     assert first not in spares(host)
 
     eventually(lambda: bool(spares(host)), "another is started")
-    os.kill(int(spares(host)[0]), 9)
-    eventually(lambda: bool(spares(host)), "another is started")
+    (second,) = spares(host)
+    os.kill(int(second), 9)
+    eventually(lambda: second not in children_of(host), "the killed one is reaped")
     assert run(agent, events, "exit 4")[0] == 4
 
 
