@@ -11,7 +11,8 @@ from pysandbox.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
     from pysandbox.cli.invocation import Invocation
 
@@ -69,3 +70,16 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         "".join(f"{cell:{width}}" for cell, width in zip(row[:-1], widths, strict=False)) + row[-1] for row in rows
     ]
     return "\n".join(lines) + "\n"
+
+
+def show(form: str, found: Sequence[Any], columns: Sequence[str], row: Callable[[Any], Sequence[str]]) -> None:
+    """Print records: as a table, or every field of each as JSON. Raises InvalidArgument for another form."""
+    if form == "json":
+        from pysandbox.record import fields
+
+        documents = [{field.name: getattr(one, field.name) for field in fields(one)} for one in found]
+        sys.stdout.write(json.dumps(documents) + "\n")
+    elif form == "table":
+        sys.stdout.write(table([[column.upper() for column in columns], *map(row, found)]))
+    else:
+        raise InvalidArgument("invalid format option")

@@ -71,21 +71,9 @@ def _create(invocation: Invocation) -> int:
 
 
 def _list(invocation: Invocation) -> int:
-    form = invocation.parsed["format"]
-    if form not in ("table", "json"):
-        raise InvalidArgument("invalid format option")
-    stored = _stock(invocation).list()
-    if form == "json":
-        import json
+    from pysandbox.cli.list import show
 
-        from pysandbox.record import fields
-
-        documents = [{field.name: getattr(one, field.name) for field in fields(one)} for one in stored]
-        sys.stdout.write(json.dumps(documents) + "\n")
-    else:
-        from pysandbox.cli.list import table
-
-        sys.stdout.write(table([[column.upper() for column in _COLUMNS], *map(_row, stored)]))
+    show(invocation.parsed["format"], _stock(invocation).list(), _COLUMNS, _row)
     return 0
 
 
