@@ -1,26 +1,17 @@
-"""The QEMU of other Debian releases, each in a root directory of its own with all that it needs.
-
-Packages come by apt as in `daemon.release`: from the machine's mirror, with lists and cache of their own; nothing is
-installed. They are kept outside of the tree, under a digest of the packages.
-"""
+"""The QEMU of other Debian releases, each in a root directory of its own with all that it needs."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import subprocess
-import tempfile
-from pathlib import Path
 
 import pytest
-from daemon.release import _CONFIGURATION, _SOURCES, Unavailable, _cache, _mirror, _output
+from daemon.release import Unavailable
+from suiteroot import RELEASES as RELEASES
+from suiteroot import root_of
 
 from pysandbox.errors import SandboxError
 from pysandbox_microvm.jail import Program, find_program
 
-SUITES = ("trixie", "testing")
-#: The machine's own, and those of the suites.
-RELEASES = ("installed", *SUITES)
 _PACKAGE = "qemu-system-x86"
 _PROGRAM = "/usr/bin/qemu-system-x86_64"
 
@@ -28,7 +19,9 @@ _PROGRAM = "/usr/bin/qemu-system-x86_64"
 def qemu_of(release: str) -> Program:
     """Return a release's QEMU; skip the test where it is not to be had."""
     try:
-        return find_program(_PROGRAM) if release == "installed" else find_program(_PROGRAM, root=str(_root_of(release)))
+        if release == "installed":
+            return find_program(_PROGRAM)
+        return find_program(_PROGRAM, root=str(root_of(release, _PACKAGE, _PROGRAM)))
     except (Unavailable, SandboxError) as missing:
         pytest.skip(f"requires QEMU ({release}): {missing}")
 
@@ -38,60 +31,3 @@ def version_of(program: Program) -> tuple[int, ...]:
     command = [_PROGRAM, "--version"] if program.root == "/" else ["chroot", program.root, _PROGRAM, "--version"]
     words = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.split()
     return tuple(int(part) for part in words[3].split(".")[:2])
-
-
-def _root_of(suite: str) -> Path:
-    """Return the root directory of a suite's QEMU, downloading it if the cache has none. Raises Unavailable."""
-    cache = _cache()
-    link = cache / f"qemu-{suite}"
-    if not Path(f"{link}{_PROGRAM}").exists():
-        try:
-            with tempfile.TemporaryDirectory(prefix="psb-apt-") as place:
-                _unpack(_download(suite, Path(place)), cache, link)
-        except OSError as error:
-            raise Unavailable(f"QEMU of Debian {suite}: {error}") from error
-    return link.resolve()
-
-
-def _download(suite: str, place: Path) -> list[Path]:
-    """Have apt fetch the package with all that it depends on, as on a machine that has nothing; return the paths."""
-    for name in ("state/lists/partial", "cache/archives/partial"):
-        (place / name).mkdir(parents=True)
-    (place / "suite.sources").write_text(_SOURCES.format(mirror=_mirror(), suite=suite))
-    (place / "apt.conf").write_text(_CONFIGURATION.format(place=place))
-    environment = {**os.environ, "APT_CONFIG": str(place / "apt.conf")}
-    _output(["apt-get", "--quiet", "--error-on=any", "update"], environment)
-    words = ["--quiet", "--yes", "--no-install-recommends", "--download-only", "install", _PACKAGE]
-    _output(["apt-get", *words], environment)
-    return sorted((place / "cache/archives").glob("*.deb"))
-
-
-def _unpack(packages: list[Path], cache: Path, link: Path) -> None:
-    """Unpack packages into one root under their digest, whole or not at all, and have the suite's link lead there."""
-    digest = hashlib.sha256(b"".join(package.read_bytes() for package in packages)).hexdigest()[:16]
-    root = cache / f"qemu-{digest}"
-    cache.mkdir(parents=True, exist_ok=True)
-    if not root.exists():
-        unfinished = Path(tempfile.mkdtemp(prefix="qemu-unfinished-", dir=cache))
-        unfinished.chmod(0o755)
-        for name in ("lib", "lib64", "bin", "sbin"):
-            (unfinished / "usr" / name).mkdir(parents=True)
-            (unfinished / name).symlink_to(f"usr/{name}")
-        for package in packages:
-            _unpack_one(package, unfinished)
-        unfinished.rename(root)
-    fresh = link.with_name(f".{link.name}.{os.getpid()}")
-    fresh.symlink_to(root.name)
-    fresh.rename(link)
-
-
-def _unpack_one(package: Path, root: Path) -> None:
-    """Unpack by tar, which goes through the links of a merged /usr where `dpkg-deb -x` would replace them."""
-    archive = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE)
-    _output_of(["tar", "-x", "-C", str(root), "--keep-directory-symlink", "--no-same-owner"], archive)
-
-
-def _output_of(command: list[str], source: subprocess.Popen[bytes]) -> None:
-    done = subprocess.run(command, stdin=source.stdout, check=False, capture_output=True, timeout=300)
-    if source.wait(60) or done.returncode:
-        raise Unavailable(f"{' '.join(command)}: {done.stderr.decode(errors='replace').strip()[-300:]}")
