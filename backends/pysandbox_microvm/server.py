@@ -104,7 +104,6 @@ class Server:
             "resume": lambda *_: self._sandbox.resume(),
             "update": self._update,
             "read": self._read,
-            "pids": self._pids,
             "resize": self._resize,
             "close_stdin": self._close_stdin,
             "console": self._console,
@@ -162,9 +161,6 @@ class Server:
 
     def _read(self, arguments: Mapping[str, Any], _: list[int]) -> Answer:
         return {"contents": self._sandbox.agent.read(arguments["container"], arguments["files"])}, []
-
-    def _pids(self, arguments: Mapping[str, Any], _: list[int]) -> Answer:
-        return {"pids": self._sandbox.agent.pids(arguments["container"])}, []
 
     def _resize(self, arguments: Mapping[str, Any], _: list[int]) -> None:
         container, exec_id = arguments["container"], arguments["exec_id"]

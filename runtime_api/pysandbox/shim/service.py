@@ -394,14 +394,12 @@ class TaskService:
     def Pids(self, request: messages.PidsRequest, call: Call) -> messages.PidsResponse:
         """Return every process of the container, execs by name. Never none while there is a task.
 
-        Clients take the pids for the host's. Where init is not among them they are a guest's: then it is the processes
-        of the host that stand for init and execs.
+        A container in a machine knows only what stands for its init on the host: execs are added here.
         """
         task = self._task(request.id)
         execs = {each.pid: each.exec_id for each in task.processes() if each.exec_id and each.status == RUNNING}
-        pids = lifecycle.pids(task.runtime, task.id)
-        if not pids or (task.init.status != STOPPED and task.init.pid not in pids):
-            pids = [task.init.pid, *execs]
+        pids = list(lifecycle.pids(task.runtime, task.id)) or [task.init.pid]
+        pids += [pid for pid in execs if pid not in pids]
         return messages.PidsResponse(
             processes=[
                 ProcessInfo(pid=pid, info=packed(ProcessDetails(exec_id=execs[pid])) if pid in execs else None)

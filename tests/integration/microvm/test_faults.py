@@ -143,7 +143,7 @@ def test_the_guest_panics(running: Callable[..., Running]) -> None:
     go(container)
     time.sleep(1)
 
-    container.runtime("ps", container.id)  # it panics when the agent has something to do
+    container.runtime("events", "--stats", container.id)  # it panics when the agent has something to do
     code, said, seconds = container.end()
 
     assert code == 255
