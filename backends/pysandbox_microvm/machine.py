@@ -131,8 +131,6 @@ class Machine:
                     template.offer_memory(machine.memory)
             if template is not None:
                 machine._restore()
-            else:
-                machine._client.start()
         except BaseException as error:
             better = machine._explained(error)
             machine.close()
@@ -235,9 +233,9 @@ class Machine:
         name = self._name("fs")
         server = {"type": "socket", "data": {"addr": _descriptor(name), "server": False}}
         with self._undone() as undo:
-            self._execute("getfd", {"fdname": name}, socket)
+            self._direct("getfd", {"fdname": name}, socket)
             undo.append(("closefd", {"fdname": name}))
-            self._execute("chardev-add", {"id": name, "backend": server})
+            self._direct("chardev-add", {"id": name, "backend": server})
             undo[:] = [("chardev-remove", {"id": name})]
             return self._plug(name, {"driver": "vhost-user-fs-pci", "chardev": name, "tag": tag}, undo)
 
@@ -245,9 +243,9 @@ class Machine:
         """Plug in a network interface that is an open tap device on the host; return its id."""
         name = self._name("net")
         with self._undone() as undo:
-            self._execute("getfd", {"fdname": name}, tap)
+            self._direct("getfd", {"fdname": name}, tap)
             undo.append(("closefd", {"fdname": name}))
-            self._execute("netdev_add", {"type": "tap", "id": name, "fd": name, "vhost": False})
+            self._direct("netdev_add", {"type": "tap", "id": name, "fd": name, "vhost": False})
             undo[:] = [("netdev_del", {"id": name})]
             device = {"driver": "virtio-net-pci", "netdev": name, "mac": mac, "host_mtu": mtu, "romfile": "", **_MODERN}
             return self._plug(name, device, undo)
@@ -260,11 +258,11 @@ class Machine:
         name = self._name("disk")
         driver = "host_device" if stat.S_ISBLK(os.fstat(descriptor).st_mode) else "file"
         with self._undone() as undo:
-            set_ = self._execute("add-fd", {}, descriptor)["fdset-id"]
+            set_ = self._direct("add-fd", {}, descriptor)["fdset-id"]
             undo.append(("remove-fd", {"fdset-id": set_}))
             file = {"driver": driver, "filename": f"/dev/fdset/{set_}", "locking": "off", "auto-read-only": False}
             node = {"driver": "raw", "node-name": name, "read-only": read_only, "auto-read-only": False, "file": file}
-            self._execute("blockdev-add", node)
+            self._direct("blockdev-add", node)
             undo.insert(0, ("blockdev-del", {"node-name": name}))
             return self._plug(name, {"driver": "virtio-blk-pci", "drive": name, "serial": serial, **_MODERN}, undo)
 
@@ -317,12 +315,12 @@ class Machine:
         there = self._processors(plugged=True)
         for slot in self._processors(plugged=False)[: max(wanted - len(there), 0)]:
             name = "cpu" + "-".join(str(slot["props"][part]) for part in sorted(slot["props"]))
-            self._execute("device_add", {"driver": slot["type"], "id": name, **slot["props"]})
+            self._direct("device_add", {"driver": slot["type"], "id": name, **slot["props"]})
         for slot in reversed(there[wanted:]):
             self._remove(slot["qom-path"].rpartition("/")[2])
 
     def _processors(self, *, plugged: bool) -> list[dict[str, Any]]:
-        slots = self._execute("query-hotpluggable-cpus")
+        slots = self._direct("query-hotpluggable-cpus")
         return sorted(
             (slot for slot in slots if ("qom-path" in slot) is plugged), key=lambda slot: sorted(slot["props"].items())
         )
@@ -332,7 +330,7 @@ class Machine:
             self._add_growth()
         if self._can_grow:
             path = f"/machine/peripheral/{_GROWTH}"
-            self._execute("qom-set", {"path": path, "property": "requested-size", "value": growth})
+            self._direct("qom-set", {"path": path, "property": "requested-size", "value": growth})
         self._growth = growth
 
     def _add_growth(self) -> None:
@@ -340,10 +338,10 @@ class Machine:
         most = self.hardware.most_memory - self.hardware.memory
         backend = {"qom-type": "memory-backend-memfd", "id": _GROWTH, "size": most, "share": True, "reserve": False}
         with self._undone() as undo:
-            self._execute("object-add", backend)
+            self._direct("object-add", backend)
             undo.append(("object-del", {"id": _GROWTH}))
             device = {"driver": "virtio-mem-pci", "id": _GROWTH, "bus": MEMORY_ROOT_PORT, "memdev": _GROWTH}
-            self._execute("device_add", {**device, "requested-size": 0})
+            self._direct("device_add", {**device, "requested-size": 0})
         self._can_grow = True
 
     # -- within --------------------------------------------------------------------------------------------------------
@@ -384,11 +382,8 @@ class Machine:
         self._client.first("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
         self._client.first("migrate-incoming", uri=f"fd:{Place.STATE}")
         if self._is_private:
-            # Nothing has to be plugged in: that the agent answers is the sign, and QMP's library can come after.
-            self.hello(RESTORE_TIMEOUT)
-            self._client.start()
+            self.hello(RESTORE_TIMEOUT)  # nothing has to be plugged in: that the agent answers is the sign
         else:
-            self._client.start()
             what = f"qemu has not restored a machine for {RESTORE_TIMEOUT:g} s"
             self._client.wait_event(_named("RESUME"), time.monotonic() + RESTORE_TIMEOUT, what)
 
@@ -422,6 +417,12 @@ class Machine:
         assert self._qmp is not None
         return self._qmp
 
+    def _direct(
+        self, command: str, arguments_: Mapping[str, object] | None = None, descriptor: int | None = None
+    ) -> Any:
+        """Carry out a command of the kind that starts need."""
+        return self._client.direct(command, arguments_, descriptor=descriptor)
+
     def _execute(
         self, command: str, arguments_: Mapping[str, object] | None = None, descriptor: int | None = None
     ) -> Any:
@@ -438,7 +439,7 @@ class Machine:
                 raise FailedPrecondition(f"the machine has no room for a device beside {len(self._plugged)} others")
             port = self._free.pop()
         try:
-            self._execute("device_add", {**device, "id": name, "bus": port})
+            self._direct("device_add", {**device, "id": name, "bus": port})
         except BaseException:
             with self._lock:
                 self._free.append(port)
@@ -456,7 +457,7 @@ class Machine:
         except BaseException:
             for command, arguments_ in undo:
                 with contextlib.suppress(SandboxError):
-                    self._execute(command, arguments_)
+                    self._direct(command, arguments_)
             raise
 
     def _remove(self, name: str) -> None:

@@ -1,7 +1,7 @@
 """QMP, QEMU's control protocol, for threads that wait: `qemu.qmp` on a loop and thread of its own.
 
-asyncio and `qemu.qmp` take longer to import than QEMU to start, so both happen at once: commands that are known
-beforehand are written to the socket at once, and answered before the library is there.
+asyncio and `qemu.qmp` take longer to import than QEMU to start, and 6 MB of every machine's memory. So what every start
+needs is said without them, by `first` and `direct`, and the library comes with the first command that no start needs.
 
 QEMU is no friend: a guest may have taken it over. Its messages are limited in length and kept in a limited number,
 every command has a deadline, and what it says is text for an error at most.
@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
+import struct
 import threading
 import time
 from collections import deque
@@ -38,8 +40,11 @@ _EVENTS_KEPT = 256
 COMMAND_TIMEOUT = 10.0
 #: Seconds for the library and for QEMU to be there, on a machine that has much else to do.
 CONNECT_TIMEOUT = 30.0
+#: Bytes of one message that comes before the library does. A socket holds that much.
+LONGEST_LINE = 64 * 1024
 _LONGEST_TEXT = 300
 _SHUT_RDWR = 2
+_SOL_SOCKET, _SCM_RIGHTS, _MSG_NOSIGNAL, _MSG_PEEK = 1, 1, 0x4000, 2
 #: How long QEMU's end is waited for after it has closed its monitor: so often, so many seconds.
 _MOMENTS, _MOMENT = 25, 0.02
 
@@ -64,7 +69,11 @@ class Client:
         self._changed = threading.Condition()
         self._events: deque[Mapping[str, Any]] = deque(maxlen=_EVENTS_KEPT)
         self._unanswered: dict[str, str] = {}  # the command, by the id that it was sent with
+        self._answers: dict[str, Mapping[str, Any]] = {}  # to `direct`
         self._ahead = 0
+        self._turn = threading.Lock()  # to talk without the library
+        self._is_greeted = False
+        self._is_over = False  # QEMU has hung up before the library came
         self._failed: SandboxError | None = None
         self._ready = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -75,21 +84,41 @@ class Client:
         self._thread = threading.Thread(target=self._run, name="qmp", daemon=True)
 
     def start(self) -> None:
-        """Begin to import the library and to talk. Safe to call twice."""
-        if self._thread.ident is None:
-            self._thread.start()
+        """Begin to import the library and to talk, unless that is in vain. Safe to call twice."""
+        with self._turn:
+            if not self._is_started() and self._failed is None:
+                self._thread.start()
+
+    def _is_started(self) -> bool:
+        return self._thread.ident is not None
 
     def first(self, command: str, **arguments: Any) -> None:
         """Send a command ahead, to be answered later: QEMU takes up to eight without an answer being read."""
+        self._send(command, arguments, None)
+
+    def _send(self, command: str, arguments: Mapping[str, object], descriptor: int | None) -> str:
+        """Write a command with an id of our own; return the id."""
         with self._changed:
             self._ahead += 1
             name = f"ahead{self._ahead}"
             self._unanswered[name] = command
-        message = {"execute": command, "arguments": arguments, "id": name}
+        line = json.dumps({"execute": command, "arguments": arguments, "id": name}).encode() + b"\n"
         try:
-            self._connection.sendall(json.dumps(message).encode() + b"\n")
+            if descriptor is not None:  # with the first byte of the line
+                line = line[self._connection.sendmsg([line], _rights(descriptor), _MSG_NOSIGNAL) :]
+            self._connection.sendall(line)
         except OSError as error:
             self._fail(Unavailable(f"qemu: {command}: {error.strerror}"))
+        return name
+
+    def direct(
+        self, command: str, arguments: Mapping[str, object] | None = None, *, descriptor: int | None = None
+    ) -> Any:
+        """Carry a command out as `execute` does, but without the library as long as that is not there."""
+        with self._turn:
+            if not self._is_started():
+                return self._ask(command, arguments or {}, descriptor)
+        return self.execute(command, arguments, descriptor=descriptor)
 
     def execute(
         self,
@@ -106,6 +135,7 @@ class Client:
         import asyncio
         from concurrent.futures import CancelledError
 
+        self.start()
         self.wait_ready(time.monotonic() + CONNECT_TIMEOUT)
         assert self._loop is not None
         work = self._execute(command, arguments, descriptor)
@@ -130,11 +160,21 @@ class Client:
 
     def wait_event(self, wanted: Callable[[Mapping[str, Any]], bool], deadline: float, what: str) -> Mapping[str, Any]:
         """Return the first event kept that `wanted` takes, and forget it; `what` has not happened by the deadline."""
-        event: Mapping[str, Any] = self._wait(lambda: self._take(wanted), deadline, what)
+        event: Mapping[str, Any]
+        with self._turn:
+            if not self._is_started():
+                event = self._read(lambda: self._take(wanted), deadline, what)
+                return event
+        event = self._wait(lambda: self._take(wanted), deadline, what)
         return event
 
     def events(self, name: str) -> list[Mapping[str, Any]]:
         """Return the events of that name that are kept."""
+        if self._take_turn():
+            with contextlib.suppress(SandboxError):
+                while not self._is_started() and not self._is_over and self._has_message(0):
+                    self._take_messages()
+            self._turn.release()
         with self._changed:
             return [event for event in self._events if event.get("event") == name]
 
@@ -185,6 +225,75 @@ class Client:
             self._failed = self._failed or error
             self._changed.notify_all()
 
+    # -- without the library -------------------------------------------------------------------------------------------
+
+    def _ask(self, command: str, arguments: Mapping[str, object], descriptor: int | None) -> Any:
+        name = self._send(command, arguments, descriptor)
+        self._answers[name] = {}
+        try:
+            what = f"qemu has not answered {command} for {COMMAND_TIMEOUT:g} s"
+            answer = self._read(lambda: self._answers[name] or None, time.monotonic() + COMMAND_TIMEOUT, what)
+        finally:
+            del self._answers[name]
+        if isinstance(error := answer.get("error"), dict):
+            raise QmpError(command, str(error.get("class")), str(error.get("desc")))
+        return answer.get("return")
+
+    def _read(self, look: Callable[[], Any], deadline: float, what: str) -> Any:
+        """Take messages until `look` finds what it looks for."""
+        while (found := look()) is None:
+            if self._failed is not None:
+                raise self._failed
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise DeadlineExceeded(what)
+            if self._has_message(left):
+                self._take_messages()
+        return found
+
+    def _take_turn(self) -> bool:
+        """Take the turn, unless nothing comes any more: then whoever has it waits to hear why."""
+        while not self._is_over:
+            if self._turn.acquire(timeout=_MOMENT):
+                return True
+        return False
+
+    def _has_message(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        return bool(poll.poll(max(seconds, 0) * 1000))
+
+    def _take_messages(self) -> None:
+        """Take the whole lines that are there: what follows them stays in the socket, for whoever reads next."""
+        there = self._look_ahead()
+        end = there.rfind(b"\n") + 1
+        if not end:
+            if len(there) >= LONGEST_LINE:
+                raise Unavailable(f"qemu: a message of more than {LONGEST_LINE} bytes")
+            time.sleep(_MOMENT)  # the rest is under way
+            return
+        for line in self._connection.recv(end).splitlines():
+            try:
+                message = json.loads(line)
+            except (ValueError, RecursionError):
+                message = None
+            if not isinstance(message, dict):
+                raise Unavailable("qemu: says what is no message")
+            self._received(message)
+
+    def _look_ahead(self) -> bytes:
+        try:
+            there = self._connection.recv(LONGEST_LINE, _MSG_PEEK)
+        except OSError:
+            there = b""
+        if not there:
+            self._is_over = True
+            for _ in range(_MOMENTS):  # who sees QEMU's end knows better why, and a moment later (`interrupt`)
+                if self._failed is None:
+                    time.sleep(_MOMENT)
+            raise self._failed or Unavailable("qemu has closed its monitor")
+        return there
+
     # -- on the thread of the loop -------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -211,9 +320,14 @@ class Client:
         library = _library(self._received)
         # What the library would say first has been said already.
         library.negotiate = False
+        library.await_greeting = not self._is_greeted
         connection = socket.socket(fileno=os.dup(self._connection.fileno()))
         connection.setblocking(False)
-        await library.connect(connection)
+        try:
+            await library.connect(connection)
+        except BaseException:
+            connection.close()
+            raise
         with self._changed:
             self._loop, self._library, self._rights = loop, library, asyncio.Lock()
             self._stopped = asyncio.Event()
@@ -255,18 +369,26 @@ class Client:
             await asyncio.sleep(_MOMENT)
         return Unavailable("qemu has closed its monitor")
 
-    def _received(self, message: Message) -> None:
+    def _received(self, message: Message | dict[str, Any]) -> None:
         """Keep events and the answers to what was sent ahead; the library does the rest."""
         if "event" in message:
             with self._changed:
                 self._events.append(dict(message))
                 self._changed.notify_all()
-        elif (name := message.get("id")) in self._unanswered:
+        elif "QMP" in message:
+            self._is_greeted = True
+        elif isinstance(name := message.get("id"), str) and name in self._unanswered:
             with self._changed:
-                command = self._unanswered.pop(str(name))
+                command = self._unanswered.pop(name)
                 self._changed.notify_all()
-            if isinstance(error := message.get("error"), dict):
+            if name in self._answers:
+                self._answers[name] = message
+            elif isinstance(error := message.get("error"), dict):
                 self._fail(QmpError(command, str(error.get("class")), str(error.get("desc"))))
+
+
+def _rights(descriptor: int) -> list[tuple[int, int, bytes]]:
+    return [(_SOL_SOCKET, _SCM_RIGHTS, struct.pack("i", descriptor))]
 
 
 def _library(received: Callable[[Message], None]) -> QMPClient:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pysandbox.errors import DeadlineExceeded, SandboxError, Unavailable
-from pysandbox_microvm.qmp import LONGEST_MESSAGE, Client, QmpError
+from pysandbox_microvm.qmp import LONGEST_LINE, LONGEST_MESSAGE, Client, QmpError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,9 +37,13 @@ class FakeQemu:
         self.client = Client(ours)
 
     def start(self) -> Client:
+        self.serve().start()
+        return self.client
+
+    def serve(self) -> Client:
+        """Answer; the client's library is not there yet."""
         self.say(GREETING)
         threading.Thread(target=self._serve, daemon=True).start()
-        self.client.start()
         return self.client
 
     def say(self, line: bytes) -> None:
@@ -70,7 +75,8 @@ class FakeQemu:
         self.commands.append(command)
         answer = self.answers.get(command["execute"], lambda c: json.dumps({"return": {}, "id": c["id"]}).encode())
         if (said := answer(command)) is not None:
-            self.say(said)
+            with contextlib.suppress(OSError):  # nobody listens any more
+                self.say(said)
 
     def close(self) -> None:
         self.client.close()
@@ -259,3 +265,132 @@ for delay in (0.3, 0, 0.01, 0.02):
     argv = [sys.executable, "-c", program, ":".join(sys.path)]
     done = subprocess.run(argv, check=False, capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+# -- without the library -----------------------------------------------------------------------------------------------
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate()]
+
+
+def test_what_a_start_says_needs_no_library(qemu):
+    qemu.answers["query-status"] = lambda c: json.dumps({"return": {"status": "running"}, "id": c["id"]}).encode()
+    client = qemu.serve()
+    client.first("migrate-incoming", uri="fd:9")
+    assert client.direct("query-status") == {"status": "running"}
+    assert [each["execute"] for each in qemu.commands] == ["qmp_capabilities", "migrate-incoming", "query-status"]
+    assert "qmp" not in threads()
+
+
+def test_the_library_takes_over_where_it_ended(qemu):
+    client = qemu.serve()
+    client.direct("query-status")
+    qemu.event("RESUME")
+    assert client.execute("query-status") == {}
+    assert "qmp" in threads()
+    assert [each["event"] for each in client.events("RESUME")] == ["RESUME"]
+    assert client.direct("query-status") == {}
+
+
+def test_a_descriptor_goes_with_a_direct_command(qemu):
+    reader, writer = os.pipe()
+    qemu.serve().direct("getfd", {"fdname": "x"}, descriptor=writer)
+    os.close(writer)
+    (passed,) = qemu.descriptors
+    os.write(passed, b"through")
+    assert os.read(reader, 10) == b"through"
+    os.close(reader)
+
+
+def test_a_direct_command_that_is_refused_says_so_and_others_go_on(qemu):
+    refusal = {"class": "GenericError", "desc": "no such bus"}
+    qemu.answers["device_add"] = lambda c: json.dumps({"error": refusal, "id": c["id"]}).encode()
+    client = qemu.serve()
+    with pytest.raises(QmpError, match="qemu: device_add: no such bus"):
+        client.direct("device_add")
+    assert client.direct("query-status") == {}
+
+
+def test_one_sent_ahead_that_is_refused_fails_a_direct_command(qemu):
+    refusal = {"class": "GenericError", "desc": "no state"}
+    qemu.answers["migrate-incoming"] = lambda c: json.dumps({"error": refusal, "id": c["id"]}).encode()
+    qemu.answers["stop"] = lambda _: None
+    client = qemu.serve()
+    client.first("migrate-incoming", uri="fd:9")
+    with pytest.raises(QmpError, match="migrate-incoming: no state"):
+        client.direct("stop")
+
+
+def test_events_come_without_the_library_in_parts_too(qemu):
+    client = qemu.serve()
+    client.direct("query-status")  # from here on it says nothing by itself
+    whole = json.dumps({"event": "RESUME", "data": {}}).encode() + b"\r\n"
+    rest = threading.Timer(0.2, lambda: qemu._socket.sendall(whole[7:]))
+    qemu._socket.sendall(whole[:7])
+    rest.start()
+    assert client.wait_event(lambda each: each.get("event") == "RESUME", soon(), "")["data"] == {}
+    with pytest.raises(DeadlineExceeded, match="nothing more"):
+        client.wait_event(lambda each: each.get("event") == "RESUME", time.monotonic() + 0.1, "nothing more")
+    qemu.event("SHUTDOWN", reason="guest-reset")
+    assert [each["data"] for each in client.events("SHUTDOWN")] == [{"reason": "guest-reset"}]
+
+
+def test_silence_has_a_limit_without_the_library(qemu, monkeypatch):
+    monkeypatch.setattr("pysandbox_microvm.qmp.COMMAND_TIMEOUT", 0.2)
+    qemu.answers["stop"] = lambda _: None
+    with pytest.raises(DeadlineExceeded, match=r"qemu has not answered stop for 0\.2 s"):
+        qemu.serve().direct("stop")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"not json",
+        b"[1, 2, 3]",
+        b"[" * 20_000 + b"]" * 20_000,
+        b'{"return": {}, "id": "' + b"x" * LONGEST_LINE,
+        b'{"error": {}, "id": "nobody\'s"}',
+        b'{"error": {"class": 1, "desc": []}, "id": {}}',
+    ],
+    ids=["text", "array", "nested", "too long", "another's", "odd id"],
+)
+def test_garbage_is_an_error_within_the_limit_without_the_library(qemu, monkeypatch, said):
+    monkeypatch.setattr("pysandbox_microvm.qmp.COMMAND_TIMEOUT", 1.0)
+    qemu.answers["stop"] = lambda _: said
+    with pytest.raises(SandboxError):
+        qemu.serve().direct("stop")
+
+
+def test_who_knows_why_qemu_has_hung_up_is_waited_for(qemu):
+    """Its last words are read by whoever waits; who tells why reads them from there."""
+    client = qemu.serve()
+    why: list[str] = []
+
+    def last_words(_: dict[str, Any]) -> None:
+        qemu.event("SHUTDOWN", reason="guest-panic")
+        qemu.hang_up()
+        time.sleep(0.1)
+        why.extend(each["data"]["reason"] for each in client.events("SHUTDOWN"))
+        client.interrupt(Unavailable("the guest has panicked"))
+
+    qemu.answers["stop"] = last_words
+    with pytest.raises(Unavailable, match="the guest has panicked"):
+        client.direct("stop")
+    assert why == ["guest-panic"]
+
+
+def test_many_threads_may_talk_directly(qemu):
+    qemu.answers["echo"] = lambda c: json.dumps({"return": c["arguments"], "id": c["id"]}).encode()
+    client = qemu.serve()
+    heard: list[Any] = []
+    talkers = [
+        threading.Thread(target=lambda number=number: heard.append(client.direct("echo", {"n": number})))
+        for number in range(20)
+    ]
+    for talker in talkers:
+        talker.start()
+    client.start()
+    for talker in talkers:
+        talker.join(10)
+    assert sorted(each["n"] for each in heard) == list(range(20))
