@@ -30,6 +30,7 @@ import time
 from pysandbox.errors import AlreadyExists, NotFound, SandboxError
 from pysandbox.warm.wire import Closed, receive, send
 from pysandbox_microvm import service
+from pysandbox_microvm.heartbeat import Heartbeat
 from pysandbox_microvm.settings import silence
 from pysandbox_microvm.task import UNKNOWN_CODE, GuestProcess, Task
 from pysandbox_microvm.terminal import take_control
@@ -188,16 +189,14 @@ class Sandbox:
                 task.exited(event.exec_id, event.code)
 
     def follow_life(self, silence: float) -> None:
-        """End a machine whose agent is stopped: a guest that does not answer has no container to speak of.
-
-        Half of the time is between two questions, half for the answer.
-        """
+        """End a machine whose agent is stopped: a guest that does not answer has no container to speak of."""
+        heartbeat = Heartbeat(self.agent, self.host.machine.pid, silence)
         while True:
-            time.sleep(silence / 2)
+            time.sleep(heartbeat.pause)
             if self._paused:
                 continue
             try:
-                self.agent.check(silence / 2)
+                heartbeat.ask()
             except (SandboxError, OSError) as error:
                 if not self._paused:
                     self._lost(f"the guest's agent does not answer: {error}")

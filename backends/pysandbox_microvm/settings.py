@@ -18,7 +18,7 @@ memory = 512                               # MiB
 max_vcpus = 2                              # what a machine can grow to
 max_memory = 4096                          # MiB
 overhead = 384                             # MiB that the host adds to a memory limit, for the machine itself
-silence = 30                               # seconds for which a guest may not answer before its machine is ended
+silence = 2                                # seconds for which a guest that can run may not answer (heartbeat.py)
 ```
 """
 
@@ -44,8 +44,8 @@ _NUMBERS = frozenset({"vcpus", "memory", "max_vcpus", "max_memory", "overhead", 
 CACHES = ("auto", "none", "always")
 _LAST_UID = 2**32 - 2
 _ACCELERATORS = ("auto", "kvm", "tcg")
-#: Seconds: under emulation a busy host may leave a machine without processors for a while.
-SILENCE = 30
+#: Seconds, in which a machine that is kept from running by the host has not begun to be silent.
+SILENCE = 2
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -89,7 +89,7 @@ def uids(settings: Mapping[str, Any]) -> Range:
 
 
 def silence(settings: Mapping[str, Any]) -> float:
-    """Return the seconds for which a guest may not answer."""
+    """Return the seconds for which a guest that can run may not answer."""
     seconds: int = settings.get("silence", SILENCE)
     return float(seconds)
 
