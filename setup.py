@@ -9,7 +9,7 @@ from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
 BUILT = Path("guest_agent/target/release")
-NAMES = ("pysandbox-executor", "pysandbox-launcher", "pysandbox-agent", "pysandbox-proxy")
+NAMES = ("pysandbox-executor", "pysandbox-launcher", "pysandbox-agent", "pysandbox-proxy", "pysandbox-gauge")
 PROGRAMS = [program for name in NAMES if (program := BUILT / name).exists()]
 KERNEL = Path("images/kernel")
 
