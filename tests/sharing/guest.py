@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from busybox import find_busybox
+from guestimage import CACHE
 
 from pysandbox_microvm import initrd, jail, tree, virtiofsd
 from pysandbox_microvm.identity import Identity
@@ -207,8 +209,8 @@ else:
         self.identity.close()
 
 
-def guest_kernel() -> Path | None:
-    """Return the kernel of an image that was built, or the one that PYSANDBOX_TEST_KERNEL names; None without any."""
+def guest_kernel() -> Path:
+    """Return the kernel of the tests' image, or the one that PYSANDBOX_TEST_KERNEL names; skip without any."""
     from pysandbox.errors import SandboxError
     from pysandbox_microvm.image import find_image
 
@@ -216,6 +218,7 @@ def guest_kernel() -> Path | None:
     if named:
         return Path(named)
     try:
-        return Path(find_image({}).kernel)
-    except SandboxError:
-        return None
+        return Path(find_image({"directory": str(CACHE)}).kernel)
+    except SandboxError as missing:
+        missed = f"requires a guest kernel: {missing}"
+        pytest.fail(missed) if "CI" in os.environ else pytest.skip(missed)

@@ -34,8 +34,6 @@ REPOSITORY = Path(__file__).parent.parent.parent.parent
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     requires("root", "command qemu-system-x86_64", "file /usr/lib/qemu/virtiofsd", "file /usr/bin/python3.11")
     kernel = guest_kernel()
-    if kernel is None:
-        pytest.skip("requires a guest kernel: pysandbox image build, or PYSANDBOX_TEST_KERNEL")
     machine = Guest(kernel, tmp_path_factory.mktemp("guest"))
     yield machine
     machine.close()
@@ -226,6 +224,7 @@ def test_what_feeds_a_container_is_jailed_and_in_its_cgroup(microvm: Runtime, ma
         assert uid >= 1878982656
         assert faults(qemu, of_qemu(uid)) == []
         assert faults(virtiofsd_, OF_VIRTIOFSD) == []
+        assert "THP_enabled:\t0" in Path(f"/proc/{qemu}/status").read_text()  # for it is emulated
         cgroups = {Path(f"/proc/{pid}/cgroup").read_text() for pid in (sandbox, qemu, virtiofsd_)}
         assert len(cgroups) == 1
         assert container in cgroups.pop()
