@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     Make = Callable[[Path], Shim]
 
 
+@pytest.fixture(autouse=True)
+def _served(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--warm") == "off":
+        pytest.skip("requires a server: who serves `start` is what makes containers; a cold start leaves nobody")
+
+
 def _children(pid: int) -> set[int]:
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return {int(child) for task in tasks for child in (task / "children").read_text().split()}
