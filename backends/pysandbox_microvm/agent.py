@@ -143,6 +143,10 @@ class Agent:
         request = messages.PrepareRequest(seed=seed, realtime_ns=realtime_ns, hostname=hostname)
         self._call("Prepare", request, timeout)
 
+    def rehearse(self, device_program: bytes, timeout: float = QUICK) -> None:
+        """Have a machine that becomes a template do what a first container takes, and keep a device program."""
+        self._call("Rehearse", messages.RehearseRequest(device_program=device_program), timeout)
+
     def grow(self, processors: int, memory: int, timeout: float = PATIENT) -> Guest:
         """Bring plugged processors and memory (bytes) into use. Raises DeadlineExceeded where they do not appear."""
         request = messages.GrowRequest(processors=processors, memory=memory, timeout_ms=_milliseconds(timeout))

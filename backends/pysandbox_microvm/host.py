@@ -13,6 +13,8 @@ import threading
 import time
 
 from pysandbox.errors import SandboxError, Unavailable
+from pysandbox.linux import disable_huge_pages
+from pysandbox_microvm.accelerator import TCG
 from pysandbox_microvm.block import Disks
 from pysandbox_microvm.image import directory_of, find_image
 from pysandbox_microvm.provision import find_qemu, plan_machine, provide_machine
@@ -90,6 +92,8 @@ class Host:
             self._take_network(mirroring)
             self._step("machine")
             provision = self._plan(disks, shared=bool(tree.parts))
+            if provision.accelerator.name == TCG:
+                disable_huge_pages()  # QEMU wants them for translated code and for ROMs: 2 MB where a part is used
             self.machine = provide_machine(
                 provision, self._jail, disk=disks.root_disk(root_disk=provision.root_disk), warn=self._warn
             )
@@ -177,6 +181,12 @@ class Host:
             return
         self._step("growth")
         self.agent.grow(provision.size.vcpus, 0)
+
+    @property
+    def ends_with_init(self) -> bool:
+        """Whether nothing of the first container is left once its init has ended: it has a pid namespace of its own."""
+        spaces = (self._spec.get("linux") or {}).get("namespaces") or ()
+        return any(space["type"] == "pid" and not space.get("path") for space in spaces)
 
     # -- while it runs -------------------------------------------------------------------------------------------------
 

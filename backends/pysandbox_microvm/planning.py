@@ -295,6 +295,26 @@ def device_program_of(resources: Resources) -> bytes:
     return device_program(device_policy(resources.get("devices") or ()))
 
 
+def common_device_programs() -> list[bytes]:
+    """Return the programs of the rules that `runc spec`, docker and containerd write: most containers have one."""
+    nothing: Any = {"allow": False, "access": "rwm"}
+    docker = ((1, 5), (1, 3), (1, 9), (1, 8), (5, 0), (5, 1))
+    containerd = ((1, 3), (1, 8), (1, 7), (5, 0), (1, 5), (1, 9), (5, 1), (136, None), (5, 2))
+    fuse: Any = {"allow": False, "type": "c", "major": 10, "minor": 229, "access": "rwm"}
+    rules = [
+        [nothing],
+        [nothing, *map(_character_device, docker), fuse],
+        [nothing, *map(_character_device, containerd)],
+    ]
+    return [device_program_of({"devices": each}) for each in rules]
+
+
+def _character_device(numbers: tuple[int, int | None]) -> Any:
+    major, minor = numbers
+    rule = {"allow": True, "type": "c", "major": major, "access": "rwm"}
+    return rule if minor is None else {**rule, "minor": minor}
+
+
 def host_resources(resources: Resources, overhead: int) -> Resources:
     """Return what limits the machine as a whole, on the host; `overhead` is in bytes."""
     outside: Any = {name: resources[name] for name in _ON_HOST if name in resources}  # type: ignore[literal-required]

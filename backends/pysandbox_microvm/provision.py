@@ -142,7 +142,7 @@ def make_template(provision: Provision, jailer: Jailer, broken: Template | None 
     return provide_template(
         os.path.join(provision.directory, TEMPLATES),
         template_key(provision),
-        lambda: _booted(provision, jailer, size_class(provision.size), BOOT_TIMEOUT),
+        lambda: _rehearsed(_booted(provision, jailer, size_class(provision.size), BOOT_TIMEOUT)),
         broken,
     )
 
@@ -193,6 +193,19 @@ def _booted(provision: Provision, jailer: Jailer, size: Size, patience: float) -
     machine = _start(replace(provision, size=size), size, jailer)
     try:
         machine.hello(patience).check()
+    except BaseException:
+        machine.close()
+        raise
+    return machine
+
+
+def _rehearsed(machine: Machine) -> Machine:
+    """Have a machine do what no clone of it is to do again."""
+    from pysandbox_microvm.planning import common_device_programs
+
+    try:
+        for program in common_device_programs():
+            machine.hello().rehearse(program)
     except BaseException:
         machine.close()
         raise

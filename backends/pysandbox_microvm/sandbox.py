@@ -282,7 +282,8 @@ class Sandbox:
         if not gone:
             with contextlib.suppress(SandboxError, OSError):
                 for task in tasks:
-                    self.agent.delete(task.container, FLUSH_TIMEOUT)
+                    if task.container != self.first or not self.host.ends_with_init:
+                        self.agent.delete(task.container, FLUSH_TIMEOUT)
                 self.host.flush(FLUSH_TIMEOUT)
         self.host.close()
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # From the Linux kernel headers.
 PR_SET_CHILD_SUBREAPER = 36
+PR_SET_THP_DISABLE = 41
 NR_pidfd_getfd = 438
 #: Root, working directory and umask.
 CLONE_FS = 0x200
@@ -32,15 +33,21 @@ def kernel_version(release: str | None = None) -> tuple[int, int]:
 
 def set_child_subreaper() -> None:
     """Make this process the one that adopts orphaned descendants: `PR_SET_CHILD_SUBREAPER` of prctl(2)."""
+    _set("PR_SET_CHILD_SUBREAPER", PR_SET_CHILD_SUBREAPER)
+
+
+def disable_huge_pages() -> None:
+    """Have this process and what it starts do without transparent huge pages: `PR_SET_THP_DISABLE` of prctl(2)."""
+    _set("PR_SET_THP_DISABLE", PR_SET_THP_DISABLE)
+
+
+def _set(name: str, option: int) -> None:
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    if (
-        libc.prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
-        < 0
-    ):
+    if libc.prctl(option, *map(ctypes.c_ulong, (1, 0, 0, 0))) < 0:
         errno = ctypes.get_errno()
-        raise OSError(errno, f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(errno)}")
+        raise OSError(errno, f"prctl({name}): {os.strerror(errno)}")
 
 
 def pidfd_getfd(pidfd: int, descriptor: int) -> int:

@@ -65,6 +65,19 @@ class PrepareRequest(Message):
         def __init__(self, *, seed: bytes = b"", realtime_ns: int = 0, hostname: str = "") -> None: ...
 
 
+class RehearseRequest(Message):
+    """pysandbox.agent.v1.RehearseRequest."""
+
+    __slots__ = ("device_program",)
+    NAME = "pysandbox.agent.v1.RehearseRequest"
+    FIELDS = (
+        (1, "device_program", BYTES, SINGLE, None),
+    )
+    if TYPE_CHECKING:
+        device_program: bytes
+        def __init__(self, *, device_program: bytes = b"") -> None: ...
+
+
 class GrowRequest(Message):
     """pysandbox.agent.v1.GrowRequest."""
 
@@ -489,6 +502,7 @@ Agent = Service(
     (
         Method("Check", CheckRequest, CheckResponse),
         Method("Prepare", PrepareRequest, Empty),
+        Method("Rehearse", RehearseRequest, Empty),
         Method("Grow", GrowRequest, CheckResponse),
         Method("Attach", AttachRequest, AttachResponse),
         Method("Detach", DetachRequest, Empty),

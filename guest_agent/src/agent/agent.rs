@@ -6,6 +6,7 @@ use crate::events::Events;
 use crate::launch::{Executor, Waiting};
 use crate::port::Port;
 use crate::process::{Container, Process};
+use crate::rehearsal::Rehearsal;
 use crate::status::Answer;
 use crate::sys as own;
 use crate::watch::{self, Token, Watch};
@@ -43,6 +44,7 @@ pub struct Agent {
     pub pending: Vec<Pending>,
     /// Something new may have appeared since `pending` was looked at.
     pub news: bool,
+    pub rehearsal: Rehearsal,
     /// Some outputs are not watched: the host does not take what it was sent.
     pub held: bool,
     /// This is a guest of its own, not a test on a host: clocks and the like may be set.
@@ -71,6 +73,7 @@ impl Agent {
             events: Events::default(),
             pending: Vec::new(),
             news: false,
+            rehearsal: Rehearsal::default(),
             held: false,
             is_guest,
         };
@@ -230,7 +233,7 @@ impl Agent {
         self.go_on_removing();
         self.look_at_pending();
         if self.spare.is_none() && self.next_spare <= sys::monotonic() {
-            self.make_spare();
+            self.make_spare_if_idle();
         }
     }
 

@@ -92,10 +92,8 @@ impl Cgroup {
             .said("write", "cgroup.procs")
     }
 
-    pub fn set_device_program(&self, instructions: &[u8]) -> Answer<()> {
-        let program = own::load_device_program(instructions).said("bpf", "BPF_PROG_LOAD")?;
-        own::attach_device_program(self.descriptor(), program.as_fd())
-            .said("bpf", "BPF_PROG_ATTACH")
+    pub fn set_device_program(&self, program: BorrowedFd) -> Answer<()> {
+        own::attach_device_program(self.descriptor(), program).said("bpf", "BPF_PROG_ATTACH")
     }
 
     /// End every process in it.

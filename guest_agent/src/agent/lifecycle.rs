@@ -99,7 +99,8 @@ impl Agent {
         cgroup: &Cgroup,
     ) -> Answer<(u64, Option<i32>)> {
         if !request.device_program.is_empty() {
-            cgroup.set_device_program(&request.device_program)?;
+            let program = self.rehearsal.program(&request.device_program)?;
+            cgroup.set_device_program(program.as_fd())?;
         }
         let (fifo, starter) = sys::pipe().said("pipe2", "")?;
         let streams = request.stdio.take().unwrap_or_default();
@@ -209,6 +210,16 @@ impl Agent {
     pub fn make_spare(&mut self) {
         self.next_spare = sys::monotonic() + SPARE_PAUSE;
         self.spare = Waiting::start(&self.executor).ok();
+    }
+
+    /// Make one, unless something is being started: that goes first.
+    pub fn make_spare_if_idle(&mut self) {
+        let is_under_way = |launch: &Launch| launch.purpose != Purpose::Wait;
+        let mut launches = self.processes.values().flat_map(|process| &process.launch);
+        match launches.any(is_under_way) {
+            true => self.next_spare = sys::monotonic() + SPARE_PAUSE,
+            false => self.make_spare(),
+        }
     }
 
     pub fn start(&mut self, call: CallId, container: &str) -> Answer<()> {
@@ -438,6 +449,7 @@ impl Agent {
             process.launch = Some(launch);
             return Err(status);
         }
+        self.next_spare = sys::monotonic() + SPARE_PAUSE; // what has just begun goes first
         if let Some(call) = launch.call {
             self.answer(call, answer);
         }

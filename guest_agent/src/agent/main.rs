@@ -23,6 +23,7 @@ mod network;
 mod port;
 mod process;
 mod protobuf;
+mod rehearsal;
 mod service;
 mod status;
 mod stdio;

@@ -13,6 +13,7 @@ messages! {
     // -- agent.proto
     CheckResponse { version: u32 = 1, kernel: String = 2, processors: u32 = 3, memory: u64 = 4, agent: String = 5 }
     PrepareRequest { seed: Vec<u8> = 1, realtime_ns: u64 = 2, hostname: String = 3 }
+    RehearseRequest { device_program: Vec<u8> = 1 }
     GrowRequest { processors: u32 = 1, memory: u64 = 2, timeout_ms: u32 = 3 }
     AttachRequest {
         name: String = 1, kind: String = 2, source: String = 3, read_only: bool = 4, timeout_ms: u32 = 5,

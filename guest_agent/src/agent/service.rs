@@ -61,6 +61,7 @@ impl Agent {
             "Pids" => self.pids(Message::decode(payload)?).map(Some),
             "Read" => self.read(Message::decode(payload)?).map(Some),
             "Write" => self.write(Message::decode(payload)?).map(done),
+            "Rehearse" => self.rehearse(Message::decode(payload)?).map(done),
             method => {
                 self.calls.insert(call, Calling::Answer);
                 self.begin_call(call, flags, method, payload).map(|()| None)
@@ -239,7 +240,10 @@ impl Agent {
             .try_for_each(|write| cgroup.write(write))?;
         match request.device_program.is_empty() {
             true => Ok(()),
-            false => cgroup.set_device_program(&request.device_program),
+            false => {
+                let program = self.rehearsal.program(&request.device_program)?;
+                cgroup.set_device_program(program.as_fd())
+            }
         }
     }
 }

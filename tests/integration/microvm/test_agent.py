@@ -22,6 +22,7 @@ from pysandbox.ttrpc.messages.request import Request
 from pysandbox_microvm.agent import LEAST_COST, LONGEST_CHUNK, WINDOW, Agent, ProcessStream, cost
 from pysandbox_microvm.messages import agent as messages
 from pysandbox_microvm.place import Place
+from pysandbox_microvm.planning import common_device_programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -421,6 +422,25 @@ def test_an_executor_is_started_ahead_and_another_when_it_has_gone(host: Host, a
     os.kill(int(second), 9)
     eventually(lambda: second not in children_of(host), "the killed one is reaped")
     assert run(agent, events, "exit 4")[0] == 4
+
+
+def test_a_rehearsed_machine_makes_containers_as_any_other(host: Host, agent: Agent, events: Listener) -> None:
+    for program in common_device_programs():
+        agent.rehearse(program)
+    before = descriptors(host)
+
+    assert run(agent, events, "echo first; cat /dev/zero | head -c 1 | wc -c")[:2] == (0, b"first\n1\n")
+    eventually(lambda: descriptors(host) <= before, "nothing of the container is left")
+
+
+def test_a_rehearsal_has_a_limit_and_tells_what_the_kernel_refuses(agent: Agent) -> None:
+    program = common_device_programs()[0]
+    with pytest.raises(errors.SandboxError, match="BPF_PROG_LOAD"):
+        agent.rehearse(program[:-8])  # without its last instruction, the exit
+    for _ in range(8):
+        agent.rehearse(program)
+    with pytest.raises(errors.Unavailable, match="too many device programs"):
+        agent.rehearse(program)
 
 
 def test_orphans_are_reaped(host: Host, agent: Agent, events: Listener) -> None:
