@@ -56,7 +56,7 @@ $(STAMPS)/venv: pyproject.toml setup.py $(STAMPS)/packages
 	$(call say,2/4,virtual environment $(VENV): $(PYTHON) with pluggy$(comma) jeepney$(comma) pyroute2$(comma) qemu.qmp)
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later found" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[microvm]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[microvm,compare]'
 	touch $@
 
 $(PROGRAMS) &: $(RUST_SOURCES) $(STAMPS)/packages
@@ -104,7 +104,7 @@ image: setup $(STAMPS)/microvm-packages
 
 $(STAMPS)/test: pyproject.toml $(STAMPS)/venv
 	$(call say,+,linters and test tools)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[microvm,test,lint]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[microvm,compare,test,lint]'
 	rm -f $(VENV)/bin/pysandbox # pip's own launcher: it isolates nothing, and starts no server
 	$(MAKE) $(VENV)/bin/pysandbox
 	touch $@
@@ -156,7 +156,7 @@ install: setup
 	rm -rf "$(LIBRARY).new"
 	# setuptools would copy modules that are gone from the sources out of an old build directory.
 	rm -rf build
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --target "$(LIBRARY).new" '.[microvm]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --target "$(LIBRARY).new" '.[microvm,compare]'
 	rm -rf build "$(LIBRARY).new/bin"
 	chmod -R go-w "$(LIBRARY).new"
 	test "$$(id -u)" != 0 || chown -R 0:0 "$(LIBRARY).new"

@@ -1,0 +1,104 @@
+"""`pysandbox bench`: what one bundle costs with each backend and each OCI runtime of this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pysandbox.caller import current
+from pysandbox.cli.flags import Command, Flag
+from pysandbox.errors import EXIT_CODE, InvalidArgument, PermissionDenied
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from pysandbox.cli.invocation import Invocation
+    from pysandbox.compare.bundlebench import Request
+
+MOST_ROUNDS = 10_000
+FLAGS = (
+    Flag("backend", "take only this one, or these: A,B; may be given more than once", "strings", "b"),
+    Flag("runtime", "NAME=PATH, or 'NAME=PATH FLAG...', of an OCI runtime that is to take part", "strings"),
+    Flag("baseline", "whom the others are compared with (default: runc, else namespaces)", "string"),
+    Flag("quick", "a first look: about half a minute for two contenders"),
+    Flag("rounds", "turns of each contender", "int"),
+    Flag("json", "write machine, settings and all raw figures to this file", "string"),
+)
+COMMAND = Command(
+    "bench",
+    "measure what a bundle costs with each backend and each installed OCI runtime",
+    "BUNDLE",
+    FLAGS,
+    details="""
+Every contender takes one turn in each round, in random order: start to first byte, start to exit, create, start, exec,
+kill, delete; then throughput, memory outside the workload, cost as sandboxes grow; and inside, by a small static
+program: processor, memory, system calls, files, network. Medians with quartiles; ratios with 95 % intervals.
+The bundle stays as it is: our program runs on a view of its root. ^C ends it, and shows what was measured.
+Contenders: namespaces, microvm, and runc, crun and runsc if they are on PATH. docs/comparison.md explains each figure.
+""",
+)
+
+
+def run(invocation: Invocation) -> int:
+    """Measure, print the tables, write the file."""
+    import contextlib
+
+    request = read_request(invocation)
+    from pysandbox.compare import bundlebench, document, interruption, terminal
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(interruption.by_signals())
+        path = invocation.parsed["json"]
+        target = stack.enter_context(document.Target(path)) if path else None
+        with terminal.progress() as progress:
+            found = bundlebench.Bench(request, progress).run()
+        terminal.show(found)
+        sys.stdout.flush()
+        if target is not None:
+            target.write(document.as_json(found))
+    return exit_code(found)
+
+
+def read_request(invocation: Invocation) -> Request:
+    """Return what is to be measured. Raises InvalidArgument, PermissionDenied, Unavailable."""
+    if os.geteuid() != 0:
+        raise PermissionDenied("only root can run containers: run as root")
+    parsed = invocation.parsed
+    if "rounds" in parsed.given and not 1 <= parsed["rounds"] <= MOST_ROUNDS:
+        raise InvalidArgument(f"--rounds {parsed['rounds']}: must be 1 to {MOST_ROUNDS}")
+    current().require_cold("it starts containers, whose ends are to be its own to see")
+    from dataclasses import replace
+
+    from pysandbox.compare import bundlebench, candidate, terminal
+
+    terminal.require()
+    names = parsed["backend"] or ([invocation.globals_["backend"]] if invocation.globals_["backend"] else [])
+    settings = bundlebench.Settings.quick() if parsed["quick"] else bundlebench.Settings()
+    if "rounds" in parsed.given:
+        settings = replace(settings, rounds=parsed["rounds"])
+    return bundlebench.Request(
+        bundle=parsed.arguments[0],
+        program=program(invocation),
+        names=tuple(candidate.read_names(names)),
+        runtimes=candidate.read_runtimes(parsed["runtime"]),
+        baseline=parsed["baseline"],
+        settings=settings,
+    )
+
+
+def program(invocation: Invocation) -> tuple[str, ...]:
+    """Return the command line by which this very program is called again, with the settings that it was given."""
+    path = os.path.abspath(sys.argv[0])
+    launcher = path.removesuffix("-cold")
+    path = launcher if os.access(launcher, os.X_OK) else path
+    settings = invocation.globals_["config"]
+    return (path, "--config", os.path.abspath(settings)) if settings else (path,)
+
+
+def exit_code(found: Mapping[str, Any]) -> int:
+    """Return 130 for an interrupted run, and a failure where nobody could be measured."""
+    if found["interrupted"]:
+        return 130
+    return 0 if any(each["kind"] != "host" for each in found["contenders"]) else EXIT_CODE

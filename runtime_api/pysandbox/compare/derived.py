@@ -1,0 +1,144 @@
+"""A bundle derived from the user's: the same config.json with our gauge as its program, on a view of its root.
+
+The view is an overlay (Linux 3.18): what a runtime or the gauge writes goes into a directory of the bench's own, and
+the gauge lies there. Of the user's bundle nothing is changed, and nothing is made in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pysandbox.errors import InvalidArgument, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Self
+
+    from pysandbox.oci.bundle import Bundle
+
+#: Where the gauge lies in the container. Nobody's image has it, and processes are told by it.
+DIRECTORY = "/.pysandbox-gauge"
+PROGRAM = f"{DIRECTORY}/pysandbox-gauge"
+#: Where the gauge may write, whoever the process's user is.
+FILES = f"{DIRECTORY}/files"
+MNT_DETACH = 2
+MS_NOSUID_NODEV = 2 | 4
+
+
+def derive(spec: Any, directory: str, root: str, words: Sequence[str]) -> tuple[Any, list[str]]:
+    """Return a spec that runs the gauge with these words on another root, and what was changed, in sentences. Pure.
+
+    `directory` is that of the spec: relative sources of bind mounts are meant from there.
+    """
+    derived = copy.deepcopy(dict(spec))
+    derived["root"] = {"path": root, "readonly": False}
+    derived["process"] = {**derived["process"], "args": [PROGRAM, *words], "cwd": "/", "terminal": False}
+    derived["process"].pop("consoleSize", None)
+    changes = [
+        f"process.args is {PROGRAM}, a static program of ours, in / and without a terminal",
+        "the root is a view of yours: what is written in it goes elsewhere and is thrown away",
+    ]
+    if spec["root"].get("readonly"):
+        changes.append("the root can be written to, so that files can be measured (yours is read-only)")
+    for mount in derived.get("mounts", ()):
+        source = mount.get("source", "")
+        if {"bind", "rbind"} & set(mount.get("options", ())) and not source.startswith("/"):
+            mount["source"] = os.path.normpath(os.path.join(directory, source))
+    changes += _without(derived, ("hooks",), "your hooks are not run")
+    linux = derived.get("linux", {})
+    changes += _without(linux, ("cgroupsPath",), "each sandbox is in a cgroup of its own, not in linux.cgroupsPath")
+    return derived, changes
+
+
+def _without(document: dict[str, Any], names: Sequence[str], change: str) -> list[str]:
+    found = [document.pop(name) for name in names if name in document]
+    return [change] if any(found) else []
+
+
+class View:
+    """A writable view of a directory that stays as it is, with the gauge in it; gone with the `with` block."""
+
+    def __init__(self, lower: str, gauge: str, directory: Path) -> None:
+        self._lower, self._gauge = lower, gauge
+        self._upper, self._work, self.root = (directory / name for name in ("upper", "work", "root"))
+        self._mounted = False
+
+    def __enter__(self) -> Self:
+        """Mount it. Raises Unavailable where the kernel will not."""
+        for path in (self._upper, self._work, self.root):
+            path.mkdir(parents=True)
+        self._put_gauge(self._upper / DIRECTORY.lstrip("/"))
+        lower = os.open(self._lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # The top directory's attributes are the upper one's: a user without root must be able to enter.
+            status = os.fstat(lower)
+            os.chown(self._upper, status.st_uid, status.st_gid)
+            self._upper.chmod(status.st_mode & 0o7777)
+            _mount_overlay(lower, self._upper, self._work, self.root)
+        except OSError as error:
+            raise Unavailable(
+                f"cannot lay a view over {self._lower}: {error.strerror}; is {self._upper.parent} on a file system "
+                f"that can hold an overlay's changes? (remedy: TMPDIR=DIRECTORY on ext4, xfs, btrfs or tmpfs)"
+            ) from None
+        finally:
+            os.close(lower)
+        self._mounted = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Unmount it; the directories are the caller's to remove."""
+        if self._mounted:
+            ctypes.CDLL(None).umount2(os.fsencode(self.root), MNT_DETACH)
+
+    def _put_gauge(self, directory: Path) -> None:
+        files = directory / Path(FILES).name
+        files.mkdir(parents=True)
+        directory.chmod(0o755)
+        files.chmod(0o1777)
+        target = directory / Path(PROGRAM).name
+        shutil.copyfile(self._gauge, target)
+        target.chmod(0o755)
+
+
+def _mount_overlay(lower: int, upper: Path, work: Path, target: Path) -> None:
+    """Mount by descriptor: no character of a path can be taken for one of overlay's own."""
+    with contextlib.ExitStack() as stack:
+        paths = []
+        for path in (upper, work, target):
+            descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            paths.append(f"/proc/self/fd/{descriptor}")
+        options = f"lowerdir=/proc/self/fd/{lower},upperdir={paths[0]},workdir={paths[1]}"
+        libc = ctypes.CDLL(None, use_errno=True)
+        flags = ctypes.c_ulong(MS_NOSUID_NODEV)
+        if libc.mount(b"overlay", paths[2].encode(), b"overlay", flags, options.encode()) != 0:
+            errno = ctypes.get_errno()
+            raise OSError(errno, os.strerror(errno))
+
+
+def make_bundles(bundle: Bundle, view: View, directory: Path, programs: Mapping[str, Sequence[str]]) -> dict[str, Path]:
+    """Write one bundle for each program, name → words of the gauge; return name → directory."""
+    made = {}
+    for name, words in programs.items():
+        spec, _ = derive(bundle.spec, bundle.path, os.fspath(view.root), words)
+        made[name] = directory / name
+        made[name].mkdir()
+        (made[name] / "config.json").write_text(json.dumps(spec))
+    return made
+
+
+def check(bundle: Bundle) -> None:
+    """Refuse what no view can be laid over."""
+    if bundle.image:
+        raise InvalidArgument(f"{bundle.path}: root.path is an image: bench and compare need a directory")
+    if DIRECTORY.lstrip("/") in os.listdir(bundle.rootfs):
+        raise InvalidArgument(
+            f"{bundle.rootfs}{DIRECTORY}: is there already: a bundle derived by us is none to measure"
+        )

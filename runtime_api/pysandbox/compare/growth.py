@@ -1,0 +1,54 @@
+"""What a sandbox costs as more of them are there."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from pysandbox.compare import processes
+from pysandbox.compare.measure import Failed
+from pysandbox.compare.trial import outside
+from pysandbox.environment import memory
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from pysandbox.compare.trial import Sandbox, Trial
+
+#: This share of the machine's memory stays free.
+RESERVE = 0.25
+
+
+def grow(trial: Trial, levels: Sequence[int], seconds: float, but: Collection[int]) -> Iterator[tuple[str, int, float]]:
+    """Start containers until each level is reached; yield scenario, number and value there; remove them.
+
+    Raises Failed where it takes longer than `seconds`, or so much memory that other programs would suffer.
+    """
+    sandboxes: list[Sandbox] = []
+    before, available = processes.descendants(os.getpid(), but=but), memory("MemAvailable")
+    deadline = time.monotonic() + seconds
+    try:
+        for level in levels:
+            while len(sandboxes) < level:
+                _refuse_excess(len(sandboxes), available, deadline, seconds)
+                sandbox, created, started = trial.begin()
+                sandboxes.append(sandbox)
+                yield f"create and start, {level} there", len(sandboxes), created + started
+            found = outside(processes.descendants(os.getpid(), but=but) - before)
+            yield f"memory of each, {level} there", level, found.proportional / level
+            taken = available - memory("MemAvailable")
+            if taken > 0:
+                yield f"available memory, {level} there", level, taken / level / (1 << 20)
+    finally:
+        for sandbox in reversed(sandboxes):
+            trial.remove(sandbox)
+
+
+def _refuse_excess(count: int, available: int, deadline: float, seconds: float) -> None:
+    if time.monotonic() > deadline:
+        raise Failed(f"stopped at {count} sandboxes: more would take longer than {seconds:.0f} s")
+    now, total = memory("MemAvailable"), memory("MemTotal")
+    each = max(0, available - now) / max(1, count)
+    if now - 2 * each < total * RESERVE:
+        raise Failed(f"stopped at {count} sandboxes: only {now >> 20} MiB of {total >> 20} MiB of memory are left")

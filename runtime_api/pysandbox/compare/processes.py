@@ -1,0 +1,58 @@
+"""Which processes a command left behind, and the memory of those that are not the workload."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from pysandbox.compare.derived import PROGRAM
+from pysandbox.compare.footprint import read_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+#: A process: its pid and the clock ticks since boot at which it started.
+Process = tuple[int, int]
+
+
+def descendants(root: int, *, but: Collection[int] = ()) -> set[Process]:
+    """Return all processes below `root`, without those below and including `but`."""
+    children: dict[int, list[Process]] = {}
+    for pid, parent, started in _all():
+        children.setdefault(parent, []).append((pid, started))
+    found: set[Process] = set()
+    waiting = [root]
+    while waiting:
+        for process in children.get(waiting.pop(), ()):
+            if process[0] not in but and process not in found:
+                found.add(process)
+                waiting.append(process[0])
+    return found
+
+
+def is_workload(pid: int) -> bool:
+    """Tell whether a process is the gauge itself: what a host kernel runs for the user."""
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/exe").endswith(PROGRAM)
+    return False
+
+
+def proportional(pids: Iterable[int]) -> tuple[int, float]:
+    """Return how many of them are there, and their memory in MiB: PSS of /proc/PID/smaps_rollup (Linux 4.14)."""
+    count, total = 0, 0
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as file:
+            fields = read_fields(file.read())
+            if "Pss" in fields:
+                count, total = count + 1, total + fields["Pss"]
+    return count, total / 1024
+
+
+def _all() -> Iterator[tuple[int, int, int]]:
+    """Yield pid, parent and start of each process (proc_pid_stat(5): what counts follows the last bracket)."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError, IndexError, ValueError), open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read(4096).rpartition(b")")[2].split()
+                yield int(name), int(fields[1]), int(fields[19])

@@ -1,0 +1,138 @@
+"""The document for a person at a terminal: rich's tables, and its progress bar while it is being made."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from pysandbox.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from rich.table import Table
+
+TITLES = {
+    "life": "Life of a container",
+    "throughput": "Throughput",
+    "memory": "Memory outside the workload",
+    "growth": "Cost as sandboxes grow",
+    "inside": "Inside the sandbox, by its own clock",
+}
+#: Where the output is no terminal: nothing is cut, and nothing wrapped before this.
+WIDTH = 160
+#: From which share of time taken by the hypervisor on the figures are in doubt.
+STOLEN = 0.02
+
+
+def require() -> None:
+    """Raise Unavailable, with the remedy, where rich is not installed."""
+    try:
+        import rich  # noqa: F401
+    except ImportError:
+        raise Unavailable("rich is not installed: pip install 'pysandbox[compare]'") from None
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that is told what is being done, how much of it is done, and of how much."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<42}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=1)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=max(total, 1))
+
+
+def show(document: Mapping[str, Any]) -> None:
+    """Print all of it."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    for line in head(document):
+        console.print(line, markup=False, soft_wrap=True)
+    for group, title in TITLES.items():
+        figures = [each for each in document["figures"] if each["group"] == group]
+        if figures:
+            console.print(_table(title, figures, document))
+    for line in doubts(document):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def head(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield who took part, on what machine, and who did not."""
+    machine, settings = document["machine"], document["settings"]
+    yield f"{document['bundle']}, {settings['rounds']} rounds in random order, {document['seconds']:.0f} s"
+    yield (
+        f"{machine['processor'] or machine['architecture']}, {machine['processors']} processors, kernel "
+        f"{machine['kernel']}, cgroup {machine['cgroup']}, files on {machine['file_system']}, load "
+        f"{machine['load'][0]:.2f} before and {machine['load_after'][0]:.2f} after"
+    )
+    for each in document["contenders"]:
+        notes = "; ".join(text for text in (each["version"], each.get("accelerator", ""), each["note"]) if text)
+        yield f"  {each['name']}: {notes or 'no sandbox: what everything else is above'}"
+    for name, reason in document["missing"].items():
+        yield f"  left out {name}: {reason}"
+    yield "Each: median (quartiles); below it how many times that of " + (
+        f"{document['baseline']} it is (95 % interval)" if document["baseline"] else "nobody: no baseline"
+    )
+
+
+def doubts(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a reader of the tables must know about them."""
+    for each in document["failures"]:
+        yield f"FAILED {each['contender']}, {each['scenario']}: {each['text']}"
+    for note in document["notes"]:
+        yield f"NOTE {note}"
+    stolen = document["machine"]["stolen"]
+    if stolen > STOLEN:
+        yield f"NOTE the hypervisor took {stolen:.0%} of the time: repeat this on a quieter machine"
+    if document["interrupted"]:
+        yield "INTERRUPTED: this is what was measured until then"
+
+
+def number(value: float) -> str:
+    """Return a value with three digits that count."""
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def times(ratio: Mapping[str, Any] | None) -> str:
+    """Return a ratio with its interval."""
+    if ratio is None:
+        return ""
+    text = f"{number(ratio['value'])}x"
+    return text if ratio["low"] is None else f"{text} ({number(ratio['low'])}…{number(ratio['high'])})"
+
+
+def _table(title: str, figures: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    labels = [each["name"] for each in document["contenders"]]
+    labels = [label for label in labels if any(each["contender"] == label for each in figures)]
+    for label in labels:
+        table.add_column(label, justify="right")
+    found = {(each["scenario"], each["contender"]): each for each in figures}
+    for scenario in dict.fromkeys(each["scenario"] for each in figures):
+        cells = [_cell(found.get((scenario, label))) for label in labels]
+        unit = next(each["unit"] for each in figures if each["scenario"] == scenario)
+        table.add_row(f"{scenario.removeprefix('inside: ')}, {unit}", *cells)
+    return table
+
+
+def _cell(figure: Mapping[str, Any] | None) -> str:
+    if figure is None:
+        return "-"
+    median = number(figure["median"])
+    if figure["count"] > 1:
+        median += f" ({number(figure['lower'])}…{number(figure['upper'])})"
+    return "\n".join(text for text in (median, times(figure["ratio"])) if text)
