@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 
-from pysandbox.errors import Unimplemented
+from pysandbox.errors import InvalidArgument, Unimplemented
 from pysandbox.record import dataclass, field
 
 TYPE_CHECKING = False
@@ -240,6 +240,23 @@ class Backend(abc.ABC):
     """
 
     name: ClassVar[str]
+
+    @classmethod
+    def of_variant(cls, variant: str) -> Backend:
+        """Make the backend that `--backend NAME:VARIANT` asks for. Raises InvalidArgument for a variant it is not."""
+        raise InvalidArgument(f"backend {cls.name!r} has no variants: {cls.name}:{variant}")
+
+    @classmethod
+    def variants(cls, settings: Mapping[str, Any]) -> Sequence[str]:  # noqa: ARG003 (as ARG002 of other methods)
+        """Name the variants that this host has, for `pysandbox backends`. `settings` as in `Options`."""
+        return ()
+
+    def origin(self) -> str:
+        """Say what of other people's it drives, path and version, as `pysandbox backends` shows it; empty for nothing.
+
+        May ask a program for its version.
+        """
+        return ""
 
     @abc.abstractmethod
     def probe(self) -> Sequence[Problem]:

@@ -23,7 +23,7 @@ from pysandbox.backend import ContainerRecord, CreateRequest, ExecRequest, Lifec
 from pysandbox.config import Config
 from pysandbox.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, NotFound, SandboxError, Unavailable
 from pysandbox.linux import is_alive, start_time
-from pysandbox.plugins import choose, load_backend, notify
+from pysandbox.plugins import choose, load_backend, notify, settings_of
 from pysandbox.record import dataclass, field, replace
 from pysandbox.state import DamagedRecord, check_id
 
@@ -292,7 +292,7 @@ def create(
 
 def _with_settings(options: Options | None, runtime: Runtime, backend: str) -> Options:
     """Return the options with what the settings file says for that backend."""
-    settings = runtime.config.backends.get(backend)
+    settings = settings_of(runtime.config, backend)
     return replace(options or Options(), settings=settings) if settings else options or Options()
 
 

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import ModuleType
+    from typing import Any
 
     import pluggy
 
@@ -26,6 +27,8 @@ BUILT_IN: dict[str, tuple[str, str]] = {
     "namespaces": ("pysandbox_namespaces.backend", "NamespacesBackend"),
     "microvm": ("pysandbox_microvm.backend", "MicrovmBackend"),
 }
+#: The same for those that do nothing by themselves: `NAME:VARIANT` says what they drive.
+FAMILIES: dict[str, tuple[str, str]] = {"oci": ("pysandbox_oci.backend", "OciBackend")}
 
 
 def choose(config: Config, explicit: str | None, annotations: Mapping[str, str]) -> str:
@@ -45,21 +48,36 @@ def choose(config: Config, explicit: str | None, annotations: Mapping[str, str])
 
 
 def load_backend(name: str, config: Config) -> Backend:
-    """Import and make a backend. Raises NotFound, or PermissionDenied where the configuration does not list it."""
+    """Import and make a backend, of `NAME:VARIANT` that variant.
+
+    Raises NotFound, InvalidArgument for a variant that there is not, or PermissionDenied where the configuration does
+    not list it.
+    """
+    family, colon, variant = name.partition(":")
+    kind = load_kind(family, config)
+    return kind.of_variant(variant) if colon else kind()
+
+
+def load_kind(name: str, config: Config) -> type[Backend]:
+    """Import a backend's class: see `load_backend`."""
     from importlib import import_module
 
-    if config.plugins is not None and name not in BUILT_IN and name not in config.plugins:
+    built_in = BUILT_IN.get(name) or FAMILIES.get(name)
+    if config.plugins is not None and built_in is None and name not in config.plugins:
         raise PermissionDenied(f"backend {name!r} is not among the plugins that {config.path} allows")
-    if name in BUILT_IN:
-        module, attribute = BUILT_IN[name]
-        try:
-            kind = getattr(import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            raise Unavailable(f"backend {name!r}: {error}") from error
-    else:
-        kind = entry(name).load()
-    backend: Backend = kind()
-    return backend
+    if built_in is None:
+        return entry(name).load()
+    module, attribute = built_in
+    try:
+        kind: type[Backend] = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"backend {name!r}: {error}") from error
+    return kind
+
+
+def settings_of(config: Config, name: str) -> Mapping[str, Any]:
+    """Return what the settings file says for a backend: all variants of one share a table."""
+    return config.backends.get(name.partition(":")[0], {})
 
 
 def load_part(name: str, part: str) -> ModuleType:

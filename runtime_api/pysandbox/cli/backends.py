@@ -6,10 +6,11 @@ import sys
 
 from pysandbox.cli.flags import Command
 from pysandbox.cli.list import table
+from pysandbox.errors import SandboxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pysandbox.backend import Backend, BackendEntry
     from pysandbox.cli.invocation import Invocation
@@ -27,20 +28,37 @@ def run(invocation: Invocation) -> int:
 
 
 def _rows(config: Config) -> Iterator[list[str]]:
-    from pysandbox.plugins import BUILT_IN, entries, load_backend
+    from pysandbox.plugins import BUILT_IN, FAMILIES, entries
 
-    for name in BUILT_IN:
-        try:
-            yield [name, "built in", _probe(load_backend(name, config))]
-        except Exception as error:  # noqa: BLE001 (one that cannot be loaded is to be listed all the same)
-            yield [name, "built in", f"unusable: {error}"]
+    for name in (*BUILT_IN, *(variant for family in FAMILIES for variant in _variants(family, config))):
+        yield _built_in(name, config)
     for name, distribution, offered in entries():
-        if name in BUILT_IN:
+        if name in BUILT_IN or name in FAMILIES:
             continue
         if config.plugins is not None and name not in config.plugins:
             yield [name, distribution, f"not allowed by {config.path}"]
         else:
             yield [name, distribution, _entry(offered)]
+
+
+def _variants(family: str, config: Config) -> Sequence[str]:
+    """Return the full name of each variant that this host has; of a family that cannot be loaded, its own."""
+    from pysandbox.plugins import load_kind, settings_of
+
+    try:
+        return [f"{family}:{variant}" for variant in load_kind(family, config).variants(settings_of(config, family))]
+    except (SandboxError, OSError, ImportError):
+        return [family]
+
+
+def _built_in(name: str, config: Config) -> list[str]:
+    from pysandbox.plugins import load_backend
+
+    try:
+        backend = load_backend(name, config)
+        return [name, backend.origin() or "built in", _probe(backend)]
+    except Exception as error:  # noqa: BLE001 (one that cannot be loaded is to be listed all the same)
+        return [name, "built in", f"unusable: {error}"]
 
 
 def _entry(offered: BackendEntry | Exception) -> str:

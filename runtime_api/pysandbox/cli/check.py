@@ -56,10 +56,10 @@ def can_run(findings: Sequence[Finding]) -> bool:
 
 def _of(name: str, config: Config) -> Sequence[Finding]:
     from pysandbox.backend import Finding
-    from pysandbox.plugins import load_backend
+    from pysandbox.plugins import load_backend, settings_of
 
     try:
-        return load_backend(name, config).inspect(config.backends.get(name, {}))
+        return load_backend(name, config).inspect(settings_of(config, name))
     except (SandboxError, OSError, ImportError) as error:
         return [Finding("problem", "backend", str(error))]
 

@@ -74,12 +74,12 @@ def _made_up_id(path: str) -> str:
 
 
 def _print_plan(invocation: Invocation, container_id: str, bundle: Bundle) -> int:
-    from pysandbox.plugins import choose, load_backend
+    from pysandbox.plugins import choose, load_backend, settings_of
     from pysandbox.record import replace
 
     config = invocation.config()
     name = choose(config, invocation.globals_["backend"] or None, bundle.spec.get("annotations") or {})
-    how = replace(options(invocation), settings=config.backends.get(name, {}))
+    how = replace(options(invocation), settings=settings_of(config, name))
     for operation in load_backend(name, config).plan(bundle.path, bundle.spec, container_id, how):
         sys.stdout.write(f"{json.dumps(operation, ensure_ascii=False)}\n")
     return 0

@@ -58,8 +58,9 @@ from pysandbox.errors import SandboxError
 from pysandbox.oci.bundle import load_bundle
 from pysandbox.state import Store
 name, module, kind, settings, root, action, container_id, *bundle = sys.argv[1:]
-plugins.BUILT_IN[name] = (module, kind)
-config = Config(backends={{name: json.loads(settings)}})
+family = name.partition(":")[0]
+plugins.BUILT_IN[family] = (module, kind)
+config = Config(backends={{family: json.loads(settings)}})
 warn = lambda text: print(text, file=sys.stderr)
 runtime = lifecycle.Runtime(store=Store(root), warn=warn, config=config, backend=name)
 try:
@@ -81,10 +82,15 @@ else:
 class BackendContract:
     """Inherit and set `backend_class`; override the fixture `rootfs` where a backend needs one with programs in it.
 
-    `settings` is the backend's table of the settings file.
+    `settings` is the backend's table of the settings file. `variant` is what follows the colon of `NAME:VARIANT`.
     """
 
     backend_class: ClassVar[type[Backend]]
+    variant: ClassVar[str] = ""
+
+    def backend(self) -> Backend:
+        """Make the backend under test."""
+        return self.backend_class.of_variant(self.variant) if self.variant else self.backend_class()
 
     # -- what the tests are given ------------------------------------------------------------------------------------
 
@@ -122,7 +128,8 @@ class BackendContract:
         monkeypatch.setitem(plugins.BUILT_IN, kind.name, (kind.__module__, kind.__qualname__))
         config = Config(backends={kind.name: settings})
         store = Store(str(tmp_path / "root"))
-        return lifecycle.Runtime(store=store, warn=print, config=config, backend=kind.name)
+        name = f"{kind.name}:{self.variant}" if self.variant else kind.name
+        return lifecycle.Runtime(store=store, warn=print, config=config, backend=name)
 
     @pytest.fixture(autouse=True)
     def container_id(self, runtime: Runtime, tmp_path: Path) -> Iterator[str]:
@@ -145,7 +152,7 @@ class BackendContract:
         kind = self.backend_class
         program = _OTHER_PROCESS.format(path=[path for path in sys.path if path])
         settings = json.dumps(runtime.config.backends[kind.name])
-        names = [kind.name, kind.__module__, kind.__qualname__, settings, runtime.store.path]
+        names = [runtime.backend or kind.name, kind.__module__, kind.__qualname__, settings, runtime.store.path]
         return subprocess.Popen(
             [sys.executable, "-c", program, *names, action, container_id, *bundle],
             stdin=subprocess.DEVNULL,
@@ -365,7 +372,7 @@ class BackendContract:
             container.wait(timeout=30)
         with runtime.store.open(container_id) as directory:
             record = directory.read()
-        backend = self.backend_class()
+        backend = self.backend()
 
         backend.destroy(record)
         backend.destroy(record)
@@ -380,7 +387,7 @@ class BackendContract:
         with runtime.store.open(container_id) as directory:
             record = directory.read()
 
-        self.backend_class().destroy(replace(record, status="creating", pid=0, pid_start_time=0, backend_state={}))
+        self.backend().destroy(replace(record, status="creating", pid=0, pid_start_time=0, backend_state={}))
 
     def test_a_failed_create_leaves_nothing(self, runtime: Runtime, container_id: str, make_bundle: Any) -> None:
         """A hook that fails undoes all that was done by then; the id is free again."""
@@ -441,7 +448,7 @@ class BackendContract:
         bundle = make_bundle("true")
 
         options = Options(settings=runtime.config.backends[self.backend_class.name])
-        operations = self.backend_class().plan(bundle.path, bundle.spec, container_id, options)
+        operations = self.backend().plan(bundle.path, bundle.spec, container_id, options)
 
         assert operations
         assert json.loads(json.dumps(operations)) is not None
@@ -449,11 +456,11 @@ class BackendContract:
 
     def test_features_use_the_four_words(self) -> None:
         """Every field is enforced, done by the guest, refused or ignored."""
-        assert set(self.backend_class().features().fields.values()) <= {"enforced", "guest", "refused", "ignored"}
+        assert set(self.backend().features().fields.values()) <= {"enforced", "guest", "refused", "ignored"}
 
     def test_probing_twice_says_the_same(self) -> None:
         """`probe` changes nothing, so it has nothing new to say."""
-        backend = self.backend_class()
+        backend = self.backend()
         assert list(backend.probe()) == list(backend.probe())
 
     # -- steps -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,187 @@
+"""A container of another runtime, as commands know it: every operation is a command of that runtime.
+
+Whether init is there, and how it ended, is asked of the kernel: it is a process of the host, and our caller's child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal as signals
+
+from pysandbox import process as processes
+from pysandbox.backend import Container, Process
+from pysandbox.caller import current
+from pysandbox.errors import FailedPrecondition, NotFound, SandboxError, Unimplemented
+from pysandbox.linux import is_alive, start_time
+from pysandbox_oci.call import RuntimeFailed
+from pysandbox_oci.leftover import remove_root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from pysandbox.backend import ExecRequest, ExitStatus
+    from pysandbox.oci.types import Resources
+    from pysandbox_oci.runtime import OciRuntime
+
+#: Pids of one container.
+_MOST_PIDS = 1 << 22
+
+
+def remove(runtime: OciRuntime, container_id: str, state_dir: str) -> None:
+    """Have the runtime kill and remove a container, which need not exist, and remove the runtime's own state."""
+    runtime.ask("delete", "--force", container_id)
+    remove_root(runtime, state_dir)
+
+
+class OciContainer(Container):
+    """See `pysandbox.backend.Container`."""
+
+    def __init__(
+        self,
+        container_id: str,
+        state_dir: str,
+        runtime: OciRuntime,
+        pid: int,
+        started: int,
+        console: int | None = None,
+    ) -> None:
+        self.id = container_id
+        self.init = Process(pid=pid, console=console)
+        self._state_dir = state_dir
+        self._runtime = runtime
+        self._started = started
+        self._reaped = False
+        self._execs: dict[str, tuple[int, int, int]] = {}  # exec id → pid, start time, the runtime's pid for it
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Have the runtime let the program go."""
+        self._runtime.ask("start", self.id)
+
+    def exec(self, request: ExecRequest) -> Process:
+        """Have the runtime start one more process and leave it to us."""
+        from pysandbox_oci.execution import execute
+
+        process, known = execute(request, self._runtime, self.id, self._state_dir)
+        self._execs[request.exec_id] = (process.pid, start_time(process.pid, zombie=True) or 0, known)
+        return process
+
+    def kill(self, signal: int, *, exec_id: str | None = None, everyone: bool = False) -> None:
+        """Have the runtime signal; an exec'ed process of the host's own is signalled by pidfd."""
+        if exec_id is not None:
+            self._kill_exec(signal, exec_id)
+            return
+        try:
+            self._runtime.ask("kill", *(["--all"] if everyone else []), self.id, str(int(signal)))
+        except RuntimeFailed as error:
+            if everyone and not self.alive():
+                return
+            if not self.alive():
+                raise FailedPrecondition("container not running") from error
+            if signal != signals.SIGKILL or not self._runtime.dialect.indirect:
+                raise
+            processes.send_signal(self.init.pid, self._started, signal)  # the runtime's own process ends the sandbox
+
+    def _kill_exec(self, signal: int, exec_id: str) -> None:
+        pid, started, known = self._exec(exec_id)
+        if not known:
+            processes.send_signal(pid, started, signal)
+            return
+        try:
+            self._runtime.ask("kill", "--pid", str(known), self.id, str(int(signal)))
+        except RuntimeFailed as error:
+            if not is_alive(pid, started):
+                raise FailedPrecondition("process not running") from error
+            raise
+
+    def wait(self, exec_id: str | None = None, *, timeout: float | None = None) -> ExitStatus:
+        """Wait by pidfd, then reap."""
+        pid, started = (self.init.pid, self._started) if exec_id is None else self._exec(exec_id)[:2]
+        status = processes.wait_exit(pid, started, timeout)
+        self._reaped |= exec_id is None
+        return status
+
+    def _exec(self, exec_id: str) -> tuple[int, int, int]:
+        if exec_id not in self._execs:
+            raise NotFound(f"exec {exec_id} of container {self.id}")
+        return self._execs[exec_id]
+
+    def alive(self) -> bool:
+        """Compare pid and start time with what /proc says."""
+        return is_alive(self.init.pid, self._started)
+
+    def delete(self) -> None:
+        """Have the runtime remove it. Some look for init by its pid, where a child that nobody reaped still is."""
+        self._reap()
+        remove(self._runtime, self.id, self._state_dir)
+        self._reap()
+
+    def _reap(self) -> None:
+        ended = not self.alive() and start_time(self.init.pid, zombie=True) == self._started
+        if not self._reaped and ended:
+            with contextlib.suppress(ChildProcessError):
+                current().reap(self.init.pid)
+
+    # -- what a runtime may not have -----------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Have the runtime freeze it."""
+        self._runtime.ask("pause", self.id)
+
+    def resume(self) -> None:
+        """Have the runtime thaw it."""
+        self._runtime.ask("resume", self.id)
+
+    def paused(self) -> bool:
+        """Ask for the runtime's state document."""
+        try:
+            state = self._runtime.ask_json("state", self.id)
+        except RuntimeFailed:
+            if self.alive():
+                raise
+            return False
+        return isinstance(state, dict) and state.get("status") == "paused"
+
+    def update(self, resources: Resources) -> None:
+        """Hand the limits over, on standard input."""
+        self._runtime.ask("update", "--resources", "/dev/stdin", self.id, stdin=json.dumps(resources).encode())
+
+    def stats(self) -> Mapping[str, Any]:
+        """Ask for one `stats` event."""
+        if not self._runtime.dialect.stats:
+            raise Unimplemented(f"stats: {self._runtime.name} has no command for them")
+        event = self._runtime.ask_json("events", "--stats", self.id)
+        data = event.get("data") if isinstance(event, dict) else None
+        if not isinstance(data, dict):
+            raise RuntimeFailed(f"{self._runtime.name} events", "", "no statistics in its answer")
+        return data
+
+    def pids(self) -> Sequence[int]:
+        """Ask the runtime; where its pids are not the host's, only the process that stands for the container is."""
+        if self._runtime.dialect.indirect:
+            return [self.init.pid] if self.alive() else []
+        try:
+            found = self._runtime.ask_json("ps", "--format", "json", self.id) or []
+        except RuntimeFailed:
+            if self.alive():
+                raise
+            return []
+        if not isinstance(found, list) or len(found) > _MOST_PIDS or not all(isinstance(pid, int) for pid in found):
+            raise RuntimeFailed(f"{self._runtime.name} ps", "", "no list of pids")
+        return found
+
+
+def destroy(runtime: OciRuntime, container_id: str, state_dir: str, pid: int, started: int) -> None:
+    """Remove whatever is left of a container, in any state; end init where the runtime has lost it."""
+    try:
+        remove(runtime, container_id, state_dir)
+    except SandboxError:
+        if not is_alive(pid, started):
+            raise
+        with contextlib.suppress(FailedPrecondition):
+            processes.send_signal(pid, started, signals.SIGKILL)
+        remove(runtime, container_id, state_dir)

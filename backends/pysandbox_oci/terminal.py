@@ -1,0 +1,73 @@
+"""The socket over which a runtime sends the master of a terminal: `--console-socket`, as runc's docs/terminals.md says.
+
+Our own caller's socket is not handed on: the front end wants the master first, to resize it or to relay it.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import os
+import sys
+
+from pysandbox.errors import InvalidArgument, Unavailable
+
+#: Bytes of a path in sockaddr_un, without the last (unix(7)).
+_LONGEST_PATH = 107
+#: Bytes of the master's name, which nobody needs.
+_LONGEST_NAME = 4096
+
+
+class ConsoleSocket:
+    """Listens in the container's directory; gone, with what came, when `held` closes."""
+
+    def __init__(self, state_dir: str, held: contextlib.ExitStack) -> None:
+        self.path = f"{state_dir}/{os.urandom(2).hex()}"
+        length = len(os.fsencode(self.path))
+        if length > _LONGEST_PATH:
+            raise InvalidArgument(
+                f"process.terminal: the console socket's path {self.path} has {length} bytes, at most {_LONGEST_PATH}: "
+                "a shorter id or --root helps"
+            )
+        self._listener = _socket.socket(
+            _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
+        )
+        held.callback(self._listener.close)
+        self._listener.bind(self.path)
+        held.callback(self._unlink)
+        self._listener.listen(1)
+
+    def _unlink(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    def take(self) -> int:
+        """Return the master that a runtime which has ended well has sent, the caller's to close. Raises Unavailable.
+
+        Nothing is waited for: what was sent is there.
+        """
+        try:
+            number, _ = self._listener._accept()  # type: ignore[attr-defined]  # the C half has no other
+        except BlockingIOError:
+            raise Unavailable("process.terminal: the runtime has sent no terminal") from None
+        connection = _socket.socket(fileno=number)
+        try:
+            return _receive(connection)
+        finally:
+            connection.close()
+
+
+def _receive(connection: _socket.socket) -> int:
+    connection.settimeout(1)
+    _, control, _, _ = connection.recvmsg(_LONGEST_NAME, _socket.CMSG_SPACE(4 * 8), _socket.MSG_CMSG_CLOEXEC)
+    descriptors = [
+        int.from_bytes(payload[at : at + 4], sys.byteorder, signed=True)
+        for level, kind, payload in control
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS
+        for at in range(0, len(payload) - 3, 4)
+    ]
+    if len(descriptors) == 1 and os.isatty(descriptors[0]):
+        return descriptors[0]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    raise Unavailable(f"process.terminal: the runtime has sent {len(descriptors)} descriptors instead of one terminal")
