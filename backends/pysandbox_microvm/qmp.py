@@ -172,8 +172,8 @@ class Client:
         """Return the events of that name that are kept."""
         if self._take_turn():
             with contextlib.suppress(SandboxError):
-                while not self._is_started() and not self._is_over and self._has_message(0):
-                    self._take_messages()
+                while not self._is_started() and self._has_message(0) and self._take_messages():
+                    pass
             self._turn.release()
         with self._changed:
             return [event for event in self._events if event.get("event") == name]
@@ -247,9 +247,15 @@ class Client:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise DeadlineExceeded(what)
-            if self._has_message(left):
-                self._take_messages()
+            if self._has_message(left) and not self._take_messages():
+                raise self._why_hung_up()
         return found
+
+    def _why_hung_up(self) -> SandboxError:
+        """Return why QEMU has hung up: who sees its end knows better, and a moment later (`interrupt`)."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._failed is not None, _MOMENTS * _MOMENT)
+        return self._failed or Unavailable("qemu has closed its monitor")
 
     def _take_turn(self) -> bool:
         """Take the turn, unless nothing comes any more: then whoever has it waits to hear why."""
@@ -263,36 +269,24 @@ class Client:
         poll.register(self._connection, select.POLLIN)
         return bool(poll.poll(max(seconds, 0) * 1000))
 
-    def _take_messages(self) -> None:
-        """Take the whole lines that are there: what follows them stays in the socket, for whoever reads next."""
-        there = self._look_ahead()
-        end = there.rfind(b"\n") + 1
-        if not end:
-            if len(there) >= LONGEST_LINE:
-                raise Unavailable(f"qemu: a message of more than {LONGEST_LINE} bytes")
-            time.sleep(_MOMENT)  # the rest is under way
-            return
-        for line in self._connection.recv(end).splitlines():
-            try:
-                message = json.loads(line)
-            except (ValueError, RecursionError):
-                message = None
-            if not isinstance(message, dict):
-                raise Unavailable("qemu: says what is no message")
-            self._received(message)
+    def _take_messages(self) -> bool:
+        """Take the whole lines that are there: what follows them stays in the socket, for whoever reads next.
 
-    def _look_ahead(self) -> bytes:
+        False where nothing comes any more.
+        """
         try:
             there = self._connection.recv(LONGEST_LINE, _MSG_PEEK)
         except OSError:
             there = b""
-        if not there:
-            self._is_over = True
-            for _ in range(_MOMENTS):  # who sees QEMU's end knows better why, and a moment later (`interrupt`)
-                if self._failed is None:
-                    time.sleep(_MOMENT)
-            raise self._failed or Unavailable("qemu has closed its monitor")
-        return there
+        self._is_over = not there
+        end = there.rfind(b"\n") + 1
+        if len(there) >= LONGEST_LINE and not end:
+            raise Unavailable(f"qemu: a message of more than {LONGEST_LINE} bytes")
+        for line in self._connection.recv(end).splitlines() if end else ():
+            self._received(_message(line))
+        if there and not end:
+            time.sleep(_MOMENT)  # the rest is under way
+        return not self._is_over
 
     # -- on the thread of the loop -------------------------------------------------------------------------------------
 
@@ -385,6 +379,16 @@ class Client:
                 self._answers[name] = message
             elif isinstance(error := message.get("error"), dict):
                 self._fail(QmpError(command, str(error.get("class")), str(error.get("desc"))))
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict):
+        raise Unavailable("qemu: says what is no message")
+    return message
 
 
 def _rights(descriptor: int) -> list[tuple[int, int, bytes]]:

@@ -380,6 +380,16 @@ def test_who_knows_why_qemu_has_hung_up_is_waited_for(qemu):
     assert why == ["guest-panic"]
 
 
+def test_who_asks_for_its_last_words_does_not_wait_for_more(qemu):
+    client = qemu.serve()
+    client.direct("query-status")
+    qemu.event("SHUTDOWN", reason="guest-reset")
+    qemu.hang_up()
+    began = time.monotonic()
+    assert [each["data"]["reason"] for each in client.events("SHUTDOWN")] == ["guest-reset"]
+    assert time.monotonic() - began < 0.2
+
+
 def test_many_threads_may_talk_directly(qemu):
     qemu.answers["echo"] = lambda c: json.dumps({"return": c["arguments"], "id": c["id"]}).encode()
     client = qemu.serve()
