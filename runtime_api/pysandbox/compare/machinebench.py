@@ -1,14 +1,16 @@
 """`python -m pysandbox.compare.machinebench`: a bundle in a microVM, beside gVisor's runsc and runc, all in one run.
 
 Every contender takes one turn in each round, in random order, with the same files: a busybox root. Everything counts:
-jail, the guest's seccomp filter, the copy of the template's memory, teardown; there is no pool. Read the ratios: under
-emulation a guest's own work is several times slower than a processor with virtualisation makes it.
+jail, the guest's seccomp filter, the copy of the template's memory, teardown; there is no pool. Our commands are served
+by a server of the bench's own, as they are everywhere; one contender has none. Read the ratios: under emulation a
+guest's own work is several times slower than a processor with virtualisation makes it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -22,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pysandbox.compare import contender, distribution, footprint, machine, measure, workload
-from pysandbox.compare.contender import ENVIRONMENT, Contender
+from pysandbox.compare.contender import ENVIRONMENT, WARM, Contender
+from pysandbox.compare.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,6 +43,29 @@ t "read 32 MiB" dd if=/data/big of=/dev/null bs=1M
 t "create 200 files" small
 t "stat 200 files" sh -c 'stat /data/f*'
 t "remove 200 files" sh -c 'rm /data/f*'
+"""
+
+#: Bytes that are sent to a container, and where to: the address of the one interface that it has.
+SENT, ADDRESS, PEER, PORT = 32 << 20, "192.0.2.2", "192.0.2.1", 5000
+#: Sends them as soon as somebody listens, and prints the seconds until all were taken.
+SENDER = f"""
+import socket, time
+deadline = time.monotonic() + 30
+while True:
+    try:
+        connection = socket.create_connection(("{ADDRESS}", {PORT}), 1)
+        break
+    except OSError:
+        if time.monotonic() > deadline:
+            raise
+        time.sleep(0.01)
+connection.settimeout(60)
+begin = time.monotonic()
+connection.sendall(bytes({SENT}))
+connection.shutdown(socket.SHUT_WR)
+while connection.recv(65536):
+    pass
+print(time.monotonic() - begin)
 """
 
 
@@ -71,6 +97,13 @@ class Runtime:
     command: tuple[str, ...]
     bundles: Path
     environment: dict[str, str]
+    #: A path of the network namespace that can reach the container, where it has an interface.
+    peer: str = ""
+
+    @property
+    def ours(self) -> bool:
+        """Tell whether this is pysandbox: it can tell how long each step takes."""
+        return self.label.startswith("microvm")
 
 
 class Bench:
@@ -83,7 +116,7 @@ class Bench:
         self._output = os.open(directory / f"output-{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._number = 0
         self.long = ""
-        self.alone = runtime.label.endswith("interface")
+        self.alone = bool(runtime.peer)
 
     def command(self, *args: str) -> float:
         """Run one command; return its milliseconds."""
@@ -130,9 +163,30 @@ class Bench:
             if value.isdigit():
                 yield name, int(value) * 10.0
 
+    def steps(self) -> Iterator[tuple[str, float]]:
+        """What `create` takes its time for, step by step."""
+        name = self._new()
+        self.command("create", "--trace", "--bundle", self._bundle("sleep"), name)
+        yield from read_steps(self.output())
+        self.remove(name)
+
+    def network(self) -> Iterator[tuple[str, float]]:
+        """Have it receive something over its interface."""
+        argv = ["nsenter", f"--net={self.runtime.peer}", sys.executable, "-c", SENDER]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as sender:
+            try:
+                self.command("run", "--bundle", self._bundle("receive"), self._new())
+                said, _ = sender.communicate(timeout=90)
+            finally:
+                sender.kill()
+        yield f"receive {SENT >> 20} MiB", float(said) * 1000
+
     def scenarios(self) -> list[Scenario]:
         """All of them; where a network namespace is one sandbox's at a time, only one container at a time."""
-        return [self.run_true] if self.alone else [self.run_true, self.life, self.exec_true, self.files]
+        if self.alone:
+            return [self.run_true, self.network]
+        steps = [self.steps] if self.runtime.ours else []
+        return [self.run_true, self.life, self.exec_true, self.files, *steps]
 
     def second(self) -> footprint.Footprint:
         """Return the memory of all processes of one more container than there is."""
@@ -148,6 +202,14 @@ class Bench:
 
     def _bundle(self, name: str) -> str:
         return os.fspath(self.runtime.bundles / name)
+
+
+def read_steps(text: str) -> Iterator[tuple[str, float]]:
+    """Return what `--trace` tells: each step, and the milliseconds until the next begins."""
+    lines = [line.split() for line in text.splitlines() if " ms " in line]
+    told = [(" ".join(words[4:]), float(words[0])) for words in lines if len(words) > 4]
+    for (name, begin), (_, end) in itertools.pairwise(told):
+        yield f"create: {name}", end - begin
 
 
 if TYPE_CHECKING:
@@ -225,16 +287,20 @@ def _runtimes(stack: contextlib.ExitStack, directory: Path, wanted: argparse.Nam
     program = contender.find_program(contender.WARM)
     if program is None:
         raise measure.Failed("pysandbox is not installed")
-    environment = {**ENVIRONMENT, "PYSANDBOX_WARM": "off"}
+    namespace, peer = _interface(stack)
+    interface = _bundles(directory / "interface", namespace=namespace)
+    warm, cold = _environments(stack, directory, program)
     ours = [
-        ("microvm", plain, True),
-        ("microvm, block root", block, True),
-        ("microvm, interface", _bundles(directory / "interface", namespace=_interface(stack)), True),
-        ("microvm, cold boot", plain, False),
+        ("microvm", plain, True, warm),
+        ("microvm, block root", block, True, warm),
+        ("microvm, interface", interface, True, warm),
+        ("microvm, cold boot", plain, False, warm),
+        ("microvm, no server", plain, True, cold),
     ]
-    for label, bundles, template in ours:
+    for label, bundles, template, environment in ours:
         settings = _settings(directory / f"{label.replace(' ', '-')}.toml", wanted.images, template=template)
-        yield Runtime(label, (program, "--config", os.fspath(settings), "--backend", "microvm"), bundles, environment)
+        command = (program, "--config", os.fspath(settings), "--backend", "microvm")
+        yield Runtime(label, command, bundles, environment, peer if bundles is interface else "")
     if wanted.runsc:
         flags = ("--ignore-cgroups", "--network=none", f"--platform={wanted.platform}")
         stack.callback(_unmount, directory / "state-bench-runsc/null-netns")  # runsc keeps a network namespace there
@@ -242,6 +308,14 @@ def _runtimes(stack: contextlib.ExitStack, directory: Path, wanted: argparse.Nam
     runc = shutil.which("runc")
     if runc:
         yield Runtime("runc", (runc,), plain, dict(ENVIRONMENT))
+        yield Runtime("runc, interface", (runc,), interface, dict(ENVIRONMENT), peer)
+
+
+def _environments(stack: contextlib.ExitStack, directory: Path, program: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the environments with a server, which runs for as long as the bench, and without one."""
+    with_server = Contender(WARM, (program,), server=os.fspath(directory / "server"))
+    stack.enter_context(Server(with_server, directory / "first"))
+    return with_server.environment, {**ENVIRONMENT, "PYSANDBOX_WARM": "off"}
 
 
 def _settings(path: Path, images: str | None, *, template: bool) -> Path:
@@ -255,12 +329,13 @@ def _settings(path: Path, images: str | None, *, template: bool) -> Path:
 
 def _bundles(path: Path, *, image: bool = False, namespace: str | None = None) -> Path:
     """Make the bundles of each scenario; with `image` their roots are ext4 images."""
-    programs = {"true": workload.TRUE, "sleep": workload.SLEEP, "files": ["/bin/sh", "-c", FILES]}
+    receive = ["/bin/sh", "-c", f"nc -l -p {PORT} >/dev/null"]
+    programs = {"true": workload.TRUE, "sleep": workload.SLEEP, "files": ["/bin/sh", "-c", FILES], "receive": receive}
     for name, args in programs.items():
         bundle = workload.make_bundle(path / name, args)
         document = json.loads((bundle / "config.json").read_text())
         document["root"]["readonly"] = name != "files"  # images are shared by readers alone
-        for program in ("sh", "awk", "dd", "stat", "rm"):
+        for program in ("sh", "awk", "dd", "stat", "rm", "nc"):
             (bundle / "rootfs/bin" / program).symlink_to("busybox")
         (bundle / "rootfs/data").mkdir()
         if namespace is not None:
@@ -281,17 +356,25 @@ def _make_image(bundle: Path) -> None:
     subprocess.run(command, check=True, env={"PATH": "/usr/sbin:/sbin:/usr/bin:/bin"})
 
 
-def _interface(stack: contextlib.ExitStack) -> str:
-    """Make a network namespace with one of two connected interfaces; return its path."""
+def _interface(stack: contextlib.ExitStack) -> tuple[str, str]:
+    """Make two network namespaces that an Ethernet connects; return their paths."""
+    namespaces = [_namespace(stack), _namespace(stack)]
+    far, near = namespaces[1], f"nsenter --net={namespaces[0]} ip"
+    pid = far.split("/")[2]
+    for command in (f"{near} link add eth0 type veth peer name eth0 netns {pid}",
+                    f"{near} link set lo up", f"{near} link set eth0 up", f"{near} address add {ADDRESS}/24 dev eth0",
+                    f"nsenter --net={far} ip link set eth0 up",
+                    f"nsenter --net={far} ip address add {PEER}/24 dev eth0"):  # fmt: skip
+        subprocess.run(command.split(), check=True)
+    return namespaces[0], far
+
+
+def _namespace(stack: contextlib.ExitStack) -> str:
     holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 100000"], stdout=subprocess.PIPE)
     stack.callback(holder.wait)
     stack.callback(holder.kill)
     assert holder.stdout is not None
     holder.stdout.readline()
-    commands = ["link set lo up", "link add eth0 type veth peer name other", "link set eth0 up", "link set other up",
-                "address add 192.0.2.2/24 dev eth0"]  # fmt: skip
-    for command in commands:
-        subprocess.run(["nsenter", f"--net=/proc/{holder.pid}/ns/net", "ip", *command.split()], check=True)
     return f"/proc/{holder.pid}/ns/net"
 
 
