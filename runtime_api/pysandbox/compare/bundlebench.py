@@ -9,7 +9,7 @@ import contextlib
 import os
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -373,6 +373,7 @@ class Bench:
                 for (label, scenario), texts in result.failures.items()
             ],
             "notes": result.notes,
+            "scenarios": [asdict(each) for each in figure.catalogue(settings.growth).values()],
             "figures": list(result.series.figures(figure.catalogue(settings.growth), baseline)),
         }
 

@@ -28,6 +28,8 @@ DIRECTORY = "/.pysandbox-gauge"
 PROGRAM = f"{DIRECTORY}/pysandbox-gauge"
 #: Where the gauge may write, whoever the process's user is.
 FILES = f"{DIRECTORY}/files"
+#: A version of the specification that every runtime of today knows: crun 1.8 refuses 1.2.
+OLDEST = ("1", "0", "2")
 MNT_DETACH = 2
 MS_NOSUID_NODEV = 2 | 4
 
@@ -38,6 +40,8 @@ def derive(spec: Any, directory: str, root: str, words: Sequence[str]) -> tuple[
     `directory` is that of the spec: relative sources of bind mounts are meant from there.
     """
     derived = copy.deepcopy(dict(spec))
+    if tuple(spec["ociVersion"].split(".")) > OLDEST:
+        derived["ociVersion"] = ".".join(OLDEST)
     derived["root"] = {"path": root, "readonly": False}
     derived["process"] = {**derived["process"], "args": [PROGRAM, *words], "cwd": "/", "terminal": False}
     derived["process"].pop("consoleSize", None)
@@ -45,6 +49,10 @@ def derive(spec: Any, directory: str, root: str, words: Sequence[str]) -> tuple[
         f"process.args is {PROGRAM}, a static program of ours, in / and without a terminal",
         "the root is a view of yours: what is written in it goes elsewhere and is thrown away",
     ]
+    if derived["ociVersion"] != spec["ociVersion"]:
+        changes.append(
+            f"ociVersion is {derived['ociVersion']}, which old runtimes take (yours is {spec['ociVersion']})"
+        )
     if spec["root"].get("readonly"):
         changes.append("the root can be written to, so that files can be measured (yours is read-only)")
     for mount in derived.get("mounts", ()):

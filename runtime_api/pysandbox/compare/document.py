@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,3 +57,8 @@ class Target:
 def as_json(document: Any) -> str:
     """Return a document as text; what JSON has no number for is a bug."""
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def schema() -> str:
+    """Return the published JSON schema of a comparison, whose `bench` is what `bench --json` writes."""
+    return Path(__file__).with_name("schema.json").read_text(encoding="utf-8")

@@ -63,10 +63,10 @@ def _take(found: Readings, document: dict[str, object]) -> None:
         found.values[name] = number
 
 
-def printable(text: object) -> str:
-    """Return text of somebody else's as one line that can be shown."""
+def printable(text: object, most: int = TEXT) -> str:
+    """Return text of somebody else's as one line that can be shown, of at most so many letters."""
     words = " ".join(str(text).split()) if isinstance(text, str) else ""
-    return "".join(letter if letter.isprintable() else "?" for letter in words)[:TEXT]
+    return "".join(letter if letter.isprintable() else "?" for letter in words)[:most]
 
 
 def _number(value: object) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from pysandbox.compare import audits
 from pysandbox.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -123,16 +124,40 @@ def _table(title: str, figures: Sequence[Mapping[str, Any]], document: Mapping[s
         table.add_column(label, justify="right")
     found = {(each["scenario"], each["contender"]): each for each in figures}
     for scenario in dict.fromkeys(each["scenario"] for each in figures):
-        cells = [_cell(found.get((scenario, label))) for label in labels]
+        cells = ["\n".join(cell(found[scenario, label])) if (scenario, label) in found else "-" for label in labels]
         unit = next(each["unit"] for each in figures if each["scenario"] == scenario)
         table.add_row(f"{scenario.removeprefix('inside: ')}, {unit}", *cells)
     return table
 
 
-def _cell(figure: Mapping[str, Any] | None) -> str:
-    if figure is None:
-        return "-"
+def cell(figure: Mapping[str, Any]) -> list[str]:
+    """Return the lines of one cell: the median with its quartiles, and its ratio to the baseline."""
     median = number(figure["median"])
     if figure["count"] > 1:
         median += f" ({number(figure['lower'])}…{number(figure['upper'])})"
-    return "\n".join(text for text in (median, times(figure["ratio"])) if text)
+    return [text for text in (median, times(figure["ratio"])) if text]
+
+
+def show_audits(found: Sequence[Mapping[str, Any]]) -> None:
+    """Print how many probes found what they should, and those that did not in words."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    audited = [each for each in found if each["findings"]]
+    if audited:
+        table = Table(title="What was observed of the protection", title_justify="left", title_style="bold")
+        for name in ("", *(each["contender"] for each in audited)):
+            table.add_column(name, justify="right" if name else "left")
+        for verdict in audits.VERDICTS:
+            table.add_row(verdict, *(str(audits.counts(each["findings"])[verdict]) for each in audited))
+        console.print(table)
+    for each in audited:
+        weak = [finding["probe"] for finding in each["findings"] if finding["verdict"] == "weak"]
+        if weak:
+            console.print(f"{each['contender']}, weak: {', '.join(weak)}", markup=False, soft_wrap=True)
+    for each in found:
+        if not each["findings"]:
+            console.print(f"NOT AUDITED {each['contender']}: {each['failure']}", markup=False, soft_wrap=True)

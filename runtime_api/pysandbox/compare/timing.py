@@ -36,7 +36,8 @@ class Timing:
 class Started:
     """A command in a session of its own, so that a terminal's ^C is for us alone.
 
-    `name` is what errors call it; `output` is a file for its streams; without one its standard output is watched, and its errors are kept beside.
+    `name` is what errors call it. `output` is a file for its streams; without one its standard output is watched, and
+    its errors are kept beside.
     """
 
     def __init__(
