@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "/run/pysandbox"
 #: Each is a module of this package, with a COMMAND and a run().
 COMMANDS = (
-    "backends", "bench", "check", "checkpoint", "console", "create", "delete", "env", "events", "exec",
-    "explain", "features", "image", "kill", "list", "pause", "ps", "restore", "resume", "run", "server",
-    "shimctl", "spec", "start", "state", "template", "update",
+    "audit", "backends", "bench", "bundle", "check", "checkpoint", "compare", "console", "create", "delete",
+    "env", "events", "exec", "explain", "features", "image", "kill", "list", "pause", "ps", "restore", "resume",
+    "run", "server", "shimctl", "spec", "start", "state", "template", "update", "verify",
 )  # fmt: skip
 #: Commands whose failure has another exit code than 1, as under runc.
 FAILURE_CODES = {"exec": 255}
