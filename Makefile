@@ -23,7 +23,7 @@ STAMPS   := .stamps
 VENV     := .venv
 EXECUTOR := guest_agent/target/release/pysandbox-executor
 LAUNCHER := guest_agent/target/release/pysandbox-launcher
-PROGRAMS := $(EXECUTOR) $(LAUNCHER) $(addprefix guest_agent/target/release/pysandbox-,agent proxy gauge)
+PROGRAMS := $(EXECUTOR) $(LAUNCHER) $(addprefix guest_agent/target/release/pysandbox-,agent proxy gauge probe)
 # The guest image of the tests: what does not change is built once for all checkouts.
 CACHE    := $(HOME)/.cache/pysandbox/microvm
 # containerd finds them by runtime type: io.containerd.pysandbox.v2, io.containerd.pysandbox-microvm.v2.

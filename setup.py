@@ -9,7 +9,14 @@ from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
 BUILT = Path("guest_agent/target/release")
-NAMES = ("pysandbox-executor", "pysandbox-launcher", "pysandbox-agent", "pysandbox-proxy", "pysandbox-gauge")
+NAMES = (
+    "pysandbox-executor",
+    "pysandbox-launcher",
+    "pysandbox-agent",
+    "pysandbox-proxy",
+    "pysandbox-gauge",
+    "pysandbox-probe",
+)
 PROGRAMS = [program for name in NAMES if (program := BUILT / name).exists()]
 KERNEL = Path("images/kernel")
 

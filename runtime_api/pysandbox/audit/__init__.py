@@ -1,0 +1,1 @@
+"""What a container of a bundle could do, observed from inside and outside; expectations, policies, evidence."""
