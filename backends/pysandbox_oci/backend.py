@@ -6,7 +6,7 @@ import os
 
 from pysandbox.backend import Backend, Finding, Problem
 from pysandbox.errors import SandboxError
-from pysandbox_oci.container import OciContainer, destroy
+from pysandbox_oci.container import OciContainer, destroy, end_maker
 from pysandbox_oci.program import DIRECTORIES, KNOWN, check_name, find_program
 from pysandbox_oci.runtime import STATE, OciRuntime
 
@@ -106,6 +106,7 @@ class OciBackend(Backend):
         """Have the runtime kill and remove it, whatever is left."""
         if record.backend_state:
             runtime = OciRuntime.load(record.backend_state)
+            end_maker(*record.backend_state.get("maker", (0, 0)))
         elif record.status != "running" or not os.path.isdir(f"{record.state_dir}/{STATE}"):
             return  # nothing was made that outlives its maker
         else:  # its record was lost

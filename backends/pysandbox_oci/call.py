@@ -28,6 +28,8 @@ OUTPUT_LIMIT = 4 * 1024 * 1024
 COMPLAINT_LIMIT = 64 * 1024
 #: Seconds for a runtime that was killed to be gone.
 END_LIMIT = 10.0
+#: Bytes: of one read(2), and of the largest pipe (/proc/sys/fs/pipe-max-size).
+_PIECE, _LARGEST_PIPE = 65536, 1024 * 1024
 
 
 class RuntimeFailed(Unavailable):
@@ -43,12 +45,12 @@ class Running:
 
     def __init__(self, argv: Sequence[str], streams: Sequence[int], name: str) -> None:
         self.name = name
-        self._pid = current().spawn(argv[0], argv, ENVIRONMENT, streams, group=True)
-        self._ended = False
+        self.pid = current().spawn(argv[0], argv, ENVIRONMENT, streams, group=True)
+        self._pidfd = -1
         try:
-            self._pidfd = os.pidfd_open(self._pid)
+            self._pidfd = os.pidfd_open(self.pid)
         except BaseException:
-            self._kill()
+            self.end()
             raise
 
     def follow(self, limit: float, readers: Mapping[int, Callable[[], bool]]) -> int:
@@ -68,27 +70,28 @@ class Running:
                 ready = {descriptor for descriptor, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)}
                 if not ready:
                     raise DeadlineExceeded(f"{self.name}: has not ended after {limit:g} s, and was killed")
-                for descriptor in ready & readers.keys():
-                    if readers[descriptor]():
-                        deadline = time.monotonic() + limit
+                if any([readers[descriptor]() for descriptor in ready & readers.keys()]):
+                    deadline = time.monotonic() + limit
         except BaseException:
-            self._kill()
+            self.end()
             raise
         return self._reap()
 
     def _reap(self) -> int:
-        self._ended = True
-        os.close(self._pidfd)
-        return os.waitstatus_to_exitcode(current().reap(self._pid) or 0)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        return os.waitstatus_to_exitcode(current().reap(self.pid) or 0)
 
-    def _kill(self) -> None:
-        """End it and all that it has started, and reap it."""
+    def end(self) -> None:
+        """Kill it with all that it has started, and reap it."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError, OSError):
+            os.killpg(self.pid, signal.SIGKILL)
+        if self._pidfd >= 0:
             poll = select.poll()
             poll.register(self._pidfd, select.POLLIN)
             poll.poll(END_LIMIT * 1000)
+        with contextlib.suppress(ChildProcessError):
             self._reap()
 
 
@@ -103,18 +106,25 @@ class _Collector:
 
     def take(self) -> bool:
         """Take what is there; False, as no time was spent that is not the runtime's."""
-        with contextlib.suppress(BlockingIOError):
-            text = self.text + os.read(self.reader, 65536)
-            self.cut |= len(text) > self._limit
-            self.text = text[-self._limit :] if self._end else text[: self._limit]
+        self._read()
         return False
 
+    def _read(self) -> bool:
+        """Take one piece; False when there is none."""
+        try:
+            piece = os.read(self.reader, _PIECE)
+        except BlockingIOError:
+            return False
+        text = self.text + piece
+        self.cut |= len(text) > self._limit
+        self.text = text[-self._limit :] if self._end else text[: self._limit]
+        return bool(piece)
+
     def drain(self) -> None:
-        """Take what was written before the end; who has inherited the pipe may go on writing, unread."""
-        before = -1
-        while len(self.text) != before and not self.cut:
-            before = len(self.text)
-            self.take()
+        """Take what was written before the end, as much as a pipe can hold: who has inherited it may go on writing."""
+        for _ in range(_LARGEST_PIPE // _PIECE):
+            if not self._read():
+                return
 
     def close(self) -> None:
         """Close both ends."""
@@ -131,8 +141,8 @@ class _Collector:
 def ask(argv: Sequence[str], name: str, limit: float, stdin: bytes = b"") -> bytes:
     """Run a command to its end and return what it wrote to its standard output.
 
-    Raises RuntimeFailed for any exit code but 0 and for an answer that is too long, DeadlineExceeded, and NotFound or
-    OSError where it cannot be started.
+    Raises RuntimeFailed for any exit code but 0 and for an answer that is too long, DeadlineExceeded, and OSError where
+    it cannot be started.
     """
     with contextlib.ExitStack() as held:
         source = _source(held, stdin)

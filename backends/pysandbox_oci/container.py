@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal as signals
+import time
 
 from pysandbox import process as processes
 from pysandbox.backend import Container, Process
 from pysandbox.caller import current
-from pysandbox.errors import FailedPrecondition, NotFound, SandboxError, Unimplemented
+from pysandbox.errors import DeadlineExceeded, FailedPrecondition, NotFound, SandboxError, Unimplemented
 from pysandbox.linux import is_alive, start_time
-from pysandbox_oci.call import RuntimeFailed
+from pysandbox_oci.call import END_LIMIT, RuntimeFailed
 from pysandbox_oci.leftover import remove_root
 
 TYPE_CHECKING = False
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pysandbox.backend import ExecRequest, ExitStatus
+    from pysandbox.cgroup.oom import OomWatch
     from pysandbox.oci.types import Resources
     from pysandbox_oci.runtime import OciRuntime
 
@@ -160,6 +163,18 @@ class OciContainer(Container):
             raise RuntimeFailed(f"{self._runtime.name} events", "", "no statistics in its answer")
         return data
 
+    def watch_oom(self) -> OomWatch | None:
+        """Ask the kernel to tell of the memory cgroup that init is in."""
+        from pysandbox_oci.memory import watch_memory
+
+        return watch_memory(self.init.pid) if self.alive() else None
+
+    def wait_oom(self) -> None:
+        """Block on that."""
+        from pysandbox.cgroup.oom import events
+
+        next(events(self.watch_oom()), None)
+
     def pids(self) -> Sequence[int]:
         """Ask the runtime; where its pids are not the host's, only the process that stands for the container is."""
         if self._runtime.dialect.indirect:
@@ -173,6 +188,19 @@ class OciContainer(Container):
         if not isinstance(found, list) or len(found) > _MOST_PIDS or not all(isinstance(pid, int) for pid in found):
             raise RuntimeFailed(f"{self._runtime.name} ps", "", "no list of pids")
         return found
+
+
+def end_maker(pid: int, started: int) -> None:
+    """End a runtime's `create` whose caller was killed, with what it has started: it would go on making things."""
+    if not is_alive(pid, started):
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signals.SIGKILL)  # it leads a process group, so its pid is no other group's
+    deadline = time.monotonic() + END_LIMIT
+    while is_alive(pid, started):
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"process {pid}: the runtime's create has not ended {END_LIMIT:g} s after SIGKILL")
+        time.sleep(0.005)
 
 
 def destroy(runtime: OciRuntime, container_id: str, state_dir: str, pid: int, started: int) -> None:

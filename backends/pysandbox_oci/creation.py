@@ -64,6 +64,11 @@ def _undo(runtime: OciRuntime, container_id: str, state_dir: str) -> None:
         remove(runtime, container_id, state_dir)
 
 
+def _remember_maker(request: CreateRequest, runtime: OciRuntime, maker: int) -> None:
+    """Keep which process makes the container: it outlives a `create` that is killed, and would go on."""
+    request.remember({**runtime.saved(), "maker": [maker, start_time(maker) or 0]})
+
+
 def _create(request: CreateRequest, runtime: OciRuntime) -> OciContainer:
     with contextlib.ExitStack() as held:
         gate = Gate(request.state_dir, held, request.runtime_created) if needs_gate(request.spec) else None
@@ -72,7 +77,8 @@ def _create(request: CreateRequest, runtime: OciRuntime) -> OciContainer:
         launch = Launch(runtime, request.stdio, request.options, request.state_dir, held)
         words = ["--bundle", bundle, *launch.words(), *flags_of(request.options, runtime.dialect), request.id]
         try:
-            pid = launch.run("create", words, {gate.reader: gate.step} if gate is not None else {})
+            readers = {gate.reader: gate.step} if gate is not None else {}
+            pid = launch.run("create", words, readers, lambda maker: _remember_maker(request, runtime, maker))
         except SandboxError as error:
             if gate is not None and gate.error is not None:
                 raise gate.error from error

@@ -13,7 +13,7 @@ import os
 import time
 
 from pysandbox.caller import current
-from pysandbox.errors import DeadlineExceeded, Unavailable
+from pysandbox.errors import Unavailable
 from pysandbox_oci.call import COMPLAINT_LIMIT, RuntimeFailed, ending
 from pysandbox_oci.complaint import last_words, warnings
 from pysandbox_oci.terminal import ConsoleSocket
@@ -54,11 +54,25 @@ class Launch:
             words += ["--preserve-fds", str(len(self._stdio.preserved))]
         return words
 
-    def run(self, command: str, words: Sequence[str], readers: Mapping[int, Callable[[], bool]]) -> int:
-        """Run the command and return its process's pid, a child of our caller's process. Raises RuntimeFailed."""
+    def run(
+        self,
+        command: str,
+        words: Sequence[str],
+        readers: Mapping[int, Callable[[], bool]],
+        began: Callable[[int], None] = lambda _: None,
+    ) -> int:
+        """Run the command and return its process's pid, a child of our caller's process. Raises RuntimeFailed.
+
+        `began` is told the pid of the command itself, which may outlive us.
+        """
         current().adopt()
         trace = self._options.trace
         running = self._runtime.begin(command, words, self._streams(), self._log)
+        try:
+            began(running.pid)
+        except BaseException:
+            running.end()
+            raise
         if trace is not None:
             trace(f"{self._runtime.name} {command}", time.monotonic_ns())
         code = running.follow(self._runtime.limit, readers)
@@ -120,22 +134,3 @@ def read_pid(path: str, name: str) -> int:
     if not text.isdigit() or not 1 < int(text) <= _LAST_PID:
         raise Unavailable(f"{name}: its pid file holds no pid: {text!r}")
     return int(text)
-
-
-def end(pid: int, limit: float) -> None:
-    """Wait for a process that was killed to end, and reap it if it is a child. Raises DeadlineExceeded."""
-    import select
-
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        if not poll.poll(limit * 1000):
-            raise DeadlineExceeded(f"process {pid} has not ended after {limit:g} s")
-        with contextlib.suppress(ChildProcessError):
-            current().reap(pid)
-    finally:
-        os.close(pidfd)

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from pysandbox.errors import InvalidArgument, NotFound, PermissionDenied
+from pysandbox.errors import InvalidArgument, PermissionDenied, Unavailable
 
 #: Where names are looked up: what root's own login has, and nothing that a caller says.
 DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -44,7 +44,7 @@ def check_name(name: str) -> None:
 def find_program(name: str) -> str:
     """Return the path to execute for a name or a path, links followed.
 
-    Raises InvalidArgument, NotFound, and PermissionDenied for a program that somebody else than root could change.
+    Raises InvalidArgument, Unavailable, and PermissionDenied for a program that somebody else than root could change.
     """
     check_name(name)
     path = name if name.startswith("/") else _look_up(name)
@@ -56,19 +56,21 @@ def _look_up(name: str) -> str:
         path = f"{directory}/{name}"
         if os.path.lexists(path):
             return path
-    raise NotFound(f"backend 'oci:{name}': no program {name!r} in {SECURE_PATH}; install it, or say oci:/ABSOLUTE/PATH")
+    raise Unavailable(
+        f"backend 'oci:{name}': no program {name!r} in {SECURE_PATH}; install it, or say oci:/ABSOLUTE/PATH"
+    )
 
 
 def trusted(path: str, where: str) -> str:
     """Return an absolute path with its links followed, if only root can change what it names.
 
     Every directory and link on the way is looked at, not only the end of it. `where` begins the error's text.
-    Raises NotFound and PermissionDenied.
+    Raises Unavailable (never NotFound, which `delete --force` takes for done) and PermissionDenied.
     """
     try:
         return _follow(path, where)
     except OSError as error:
-        raise NotFound(f"{where}: {error.filename or path}: {error.strerror}") from error
+        raise Unavailable(f"{where}: {error.filename or path}: {error.strerror}") from error
 
 
 def _follow(path: str, where: str) -> str:

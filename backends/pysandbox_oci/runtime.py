@@ -71,7 +71,7 @@ class OciRuntime:
 
     @staticmethod
     def load(saved: Mapping[str, Any]) -> OciRuntime:
-        """Return what was saved. Raises LookupError or TypeError for what was not, PermissionDenied, NotFound."""
+        """Return what was saved. Raises LookupError or TypeError for what was not, PermissionDenied, Unavailable."""
         flags, limit = saved["flags"], saved["limit"]
         texts = [saved["name"], saved["program"], saved["root"], *flags]
         if not isinstance(flags, list) or not all(isinstance(text, str) for text in texts):
@@ -93,7 +93,7 @@ def version(name: str, program: str) -> str:
 
 
 def open_runtime(name: str, settings: Mapping[str, Any], container_id: str, state_dir: str) -> OciRuntime:
-    """Find the runtime of a new container. Makes nothing. Raises InvalidArgument, NotFound, PermissionDenied."""
+    """Find the runtime of a new container. Makes nothing. Raises InvalidArgument, Unavailable, PermissionDenied."""
     check_settings(settings)
     program = find_program(name)
     root = f"{state_dir}/{STATE}"
