@@ -65,13 +65,16 @@ class Running:
             poll.register(descriptor, select.POLLIN)
         try:
             deadline = time.monotonic() + limit
-            ready: set[int] = set()
+            ready: dict[int, int] = {}
             while self._pidfd not in ready:
-                ready = {descriptor for descriptor, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)}
+                ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
                 if not ready:
                     raise DeadlineExceeded(f"{self.name}: has not ended after {limit:g} s, and was killed")
-                if any([readers[descriptor]() for descriptor in ready & readers.keys()]):
-                    deadline = time.monotonic() + limit
+                for descriptor in ready.keys() & readers.keys():
+                    if not ready[descriptor] & select.POLLIN:
+                        poll.unregister(descriptor)  # nobody writes any more: it would be ready for ever
+                    elif readers[descriptor]():
+                        deadline = time.monotonic() + limit
         except BaseException:
             self.end()
             raise

@@ -96,6 +96,15 @@ def test_one_that_leaves_a_child_behind_is_not_waited_for(script: Script) -> Non
         os.kill(child, signal.SIGKILL)
 
 
+def test_one_that_closes_its_output_and_goes_on_is_waited_for_asleep(script: Script) -> None:
+    began = os.times()
+
+    assert ask(script("exec >&- 2>&-; sleep 0.5"), "runtime", 10) == b""
+
+    ended = os.times()
+    assert ended.user + ended.system - began.user - began.system < 0.25
+
+
 def test_an_answer_without_end_is_cut_and_refused(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(call, "OUTPUT_LIMIT", 1000)
 
