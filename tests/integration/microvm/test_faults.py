@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,46 @@ def test_a_machine_that_is_kept_from_running_is_not_silent(microvm: Runtime, mak
     time.sleep(3)
     assert json.loads(microvm.ok("state", container_id))["status"] == "running"
     microvm.ok("delete", "--force", container_id)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)], check=True)
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def test_the_disk_below_the_container_is_full(microvm: Runtime, make_bundle: MakeBundle, small_disk: Path) -> None:
+    def share(spec: dict[str, Any]) -> None:
+        spec["mounts"].append({"destination": "/data", "type": "bind", "source": str(small_disk), "options": ["rbind"]})
+
+    bundle = make_bundle(["sh", "-c", "mkdir -p /data; dd if=/dev/zero of=/data/big bs=1M count=8; exit $?"], share)
+
+    done = microvm("run", "--bundle", bundle, microvm.new_id())
+
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+
+
+def test_the_disk_of_the_state_directory_is_full(microvm: Runtime, make_bundle: MakeBundle, small_disk: Path) -> None:
+    """`leaks` finds nothing of the container that could not be made."""
+    microvm.root = small_disk / "state"
+    bundle = make_bundle(["true"])
+    microvm.root.mkdir(mode=0o700)
+    with contextlib.suppress(OSError), open(small_disk / "filling", "wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+    done = microvm("run", "--bundle", bundle, microvm.new_id())
+
+    assert done.returncode != 0
+    assert "no space left on device" in done.stderr.lower()
+    assert done.stderr.count("\n") == 1
+    (small_disk / "filling").unlink()
+    assert json.loads(microvm.ok("list", "--format", "json")) in (None, [])
 
 
 def test_the_memory_limit_is_hit(running: Callable[..., Running]) -> None:

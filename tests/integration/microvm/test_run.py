@@ -550,11 +550,13 @@ def test_update_beyond_the_machines_memory_lets_it_grow(microvm: Runtime, make_b
     microvm.ok("delete", "--force", container_id)
 
 
-def test_ten_lives_leave_nothing(microvm: Runtime, make_bundle: MakeBundle) -> None:
-    """`leaks` compares processes, mounts, cgroups, network namespaces, descriptors and records."""
+def test_lives_leave_nothing(microvm: Runtime, make_bundle: MakeBundle) -> None:
+    """`leaks` compares processes, mounts, cgroups, network namespaces, descriptors and records. A soak has a hundred."""
     bundle = make_bundle(["true"])
+    lives = int(os.environ.get("PYSANDBOX_SOAK_MACHINES", "10"))
+    print(f"{lives} machines, one after the other")
 
-    for _ in range(10):
+    for _ in range(lives):
         container_id = microvm.create(bundle)
         microvm.ok("start", container_id)
         microvm.wait_status(container_id, "stopped")
