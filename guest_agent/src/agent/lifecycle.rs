@@ -427,26 +427,37 @@ impl Agent {
         Ok(())
     }
 
+    /// Why an executor may have ended without a word: in runc's words, if it was killed.
+    fn wordless(&self, container: &str) -> Status {
+        let found = self.containers.get(container);
+        match found.is_some_and(|container| container.cgroup.memory_kills() > 0) {
+            true => Status::new(
+                FAILED_PRECONDITION,
+                "container init was OOM-killed (memory limit too low?)",
+            ),
+            false => Status::new(UNKNOWN, "the executor ended without a word"),
+        }
+    }
+
     /// The report socket has ended: the program runs, or the process has died without a word.
     fn executed(&mut self, serial: u64) -> Answer<()> {
         let process = self.process(serial)?;
-        let pid = process.pid;
+        let (pid, container) = (process.pid, process.container.clone());
         let Some(launch) = process.launch.take() else {
             return Ok(());
         };
         let answer = match launch.purpose {
-            Purpose::Create => Err(Status::new(UNKNOWN, "the executor ended without a word")),
-            Purpose::Execute if pid == 0 => {
-                Err(Status::new(UNKNOWN, "the executor ended without a word"))
-            }
+            Purpose::Create => Err(self.wordless(&container)),
+            Purpose::Execute if pid == 0 => Err(self.wordless(&container)),
             Purpose::Execute => {
+                let process = self.process(serial)?;
                 process.known = true;
                 Ok(ProcessResponse { pid: pid as u32 }.encode())
             }
             Purpose::Wait | Purpose::Start => Ok(Vec::new()),
         };
         if let Err(status) = answer {
-            process.launch = Some(launch);
+            self.process(serial)?.launch = Some(launch);
             return Err(status);
         }
         self.next_spare = sys::monotonic() + SPARE_PAUSE; // what has just begun goes first

@@ -232,6 +232,17 @@ def test_the_memory_limit_is_hit(running: Callable[..., Running]) -> None:
     assert code == 137
 
 
+def test_a_memory_limit_too_low_for_init_is_told(microvm: Runtime, make_bundle: MakeBundle) -> None:
+    def limit(spec: dict[str, Any]) -> None:
+        spec["linux"]["resources"] = {"memory": {"limit": 4096}}
+
+    done = microvm("run", "--bundle", make_bundle(["true"], limit), microvm.new_id())
+
+    assert done.returncode != 0
+    assert "container init was OOM-killed (memory limit too low?)" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_an_out_of_memory_kill_is_told(microvm: Runtime, make_bundle: MakeBundle) -> None:
     def limit(spec: dict[str, Any]) -> None:
         spec["linux"]["resources"] = {"memory": {"limit": 32 << 20}}
