@@ -90,7 +90,9 @@ fn attempt(place: &Place, kind: &str, flags: u64) -> Facts {
         alone();
         let names = [source, directory, kind].map(|name| c_string(name).unwrap_or_default());
         let kind = (!kind.is_empty()).then_some(names[2].as_c_str());
-        let result = sys::mount(Some(&names[0]), &names[1], kind, flags, None);
+        // A hierarchy with a name and no controller: one with controllers would take them from the host's own.
+        let data = (source == "cgroup").then_some(c"none,name=pysandbox-probe");
+        let result = sys::mount(Some(&names[0]), &names[1], kind, flags, data);
         if result.is_ok() {
             let _ = sys::umount_detach(&names[1]);
         }
@@ -171,8 +173,8 @@ impl<'a> Row<'a> {
 
     /// Whether it is a part of another file system than the kernel's own, or an overlay that names its layers.
     fn shows_host(&self) -> bool {
-        const PSEUDO: [&str; 8] = [
-            "proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "nsfs", "tmpfs",
+        const PSEUDO: [&str; 9] = [
+            "devtmpfs", "proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "nsfs", "tmpfs",
         ];
         let part = self.root.len() > 1 && !PSEUDO.contains(&self.kind);
         part || self.special.contains("lowerdir=") || self.special.contains("upperdir=")
@@ -223,14 +225,14 @@ mod tests {
     #[test]
     fn paths_of_the_host_are_roots_of_bind_mounts_and_layers_of_overlays_but_not_our_own() {
         assert_eq!(
-            found(Row::shows_host),
+            found(|row| row.shows_host()),
             ["/data ext4 /srv/files", "/overlay overlay /"]
         );
     }
 
     #[test]
     fn proc_sys_is_as_writable_as_proc_where_it_is_no_mount_of_its_own() {
-        assert_eq!(found(Row::is_open_proc_sys), ["/proc/sys proc /"]);
+        assert_eq!(found(|row| row.is_open_proc_sys()), ["/proc/sys proc /"]);
     }
 
     #[test]

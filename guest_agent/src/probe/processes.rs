@@ -10,6 +10,8 @@ use std::os::fd::AsRawFd;
 
 /// Most pids that are reported.
 const MANY: usize = 20;
+/// Most processes that are tried.
+const TRIED: usize = 500;
 
 pub fn probes() -> Vec<Probe> {
     vec![
@@ -83,7 +85,7 @@ fn on_others(act: impl Fn(usize) -> sys::Result<()>) -> Facts {
         Err(facts) => return facts,
     };
     let mut last = facts([("alone", json!(true))]);
-    for pid in pids.into_iter().take(MANY) {
+    for pid in pids.into_iter().take(TRIED) {
         match act(pid) {
             Ok(()) => return facts([("done", json!(true)), ("pid", json!(pid))]),
             // It has ended, or is a kernel thread.

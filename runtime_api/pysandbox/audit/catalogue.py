@@ -130,8 +130,8 @@ _TELLING = {
 
 def _files() -> list[Probe]:
     settings = [
-        Probe(name=f"setting.{name}", group="settings", expected="cannot be opened for writing", why=why,
-              judge=judge.refused)
+        Probe(name=f"setting.{name}", group="settings", expected="cannot be opened for writing; or of its own kernel",
+              why=why, judge=judge.unwritable)
         for name, why in _SETTINGS.items()
     ]  # fmt: skip
     telling = [
@@ -140,8 +140,8 @@ def _files() -> list[Probe]:
         for name, why in _TELLING.items()
     ]  # fmt: skip
     cgroup = [
-        Probe(name=f"cgroup.{name}", group="settings", expected="cannot be opened for writing", why=why,
-              judge=judge.refused)
+        Probe(name=f"cgroup.{name}", group="settings", expected="cannot be opened for writing; or of its own kernel",
+              why=why, judge=judge.unwritable)
         for name, why in (
             ("release_agent", "the host runs the program that it names, as root (CVE-2022-0492)"),
             ("procs", "limits are gone for a process that leaves its cgroup"),
@@ -399,6 +399,7 @@ def _escape() -> list[Probe]:
     ]  # fmt: skip
 
 
+_DESCRIPTORS = {"init": "no file or directory"}
 #: Who is looked at from outside: role → what it is, and which capabilities it may hold.
 ROLES = {
     "init": ("the container's first process", judge.USUAL),
@@ -421,8 +422,8 @@ def _outside() -> list[Probe]:
              judge.capabilities_within(capabilities)),
             ("uid", "not 0 on the host", f"whoever takes over {noun} is root on the host", judge.not_root),
             ("root", "not the host's", f"{noun} would see all files of the host", judge.not_shared),
-            ("descriptors", "no file or directory of the host's", f"whoever takes over {noun} has its files",
-             judge.nothing_found),
+            ("descriptors", _DESCRIPTORS.get(role, "no directory or writable file of the host's"),
+             f"whoever takes over {noun} has its files", judge.nothing_found),
             ("devices", "none", f"whoever takes over {noun} has its devices", judge.nothing_found),
             ("cgroup", "one of its own", f"what {noun} uses would be counted nowhere", judge.in_cgroup),
         ]  # fmt: skip
@@ -434,8 +435,12 @@ def _outside() -> list[Probe]:
             Probe(name=f"outside.{role}.{name}", group=f"outside.{role}", expected=expected, why=why, judge=how,
                   outside=True)
             for name, expected, why, how in rows
+            if (role, name) != ("virtiofsd", "descriptors")  # it serves a tree by descriptors
         ]  # fmt: skip
-    return probes
+    emulated = "QEMU promises no isolation of what it emulates (QEMU's docs/system/security.rst)"
+    accelerator = Probe(name="outside.qemu.accelerator", group="outside.qemu", expected="kvm", why=emulated,
+                        judge=judge.accelerated, outside=True)  # fmt: skip
+    return [*probes, accelerator]
 
 
 def _all() -> dict[str, Probe]:

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterable
 
 from pysandbox.audit.context import Context
-from pysandbox.audit.finding import Facts, Judgement, ok, unknown, weak
+from pysandbox.audit.finding import WEAK, Facts, Judgement, ok, unknown, weak
 from pysandbox.oci.capabilities import CAPABILITIES
 
 Judge = Callable[[Facts, Context], Judgement]
@@ -85,6 +85,14 @@ def refused(facts: Facts, _: Context) -> Judgement:
         return ok("leads to the container's own")
     failed = _signal_name(facts) or error_name(facts)
     return ok(failed) if failed else _odd(facts)
+
+
+def unwritable(facts: Facts, context: Context) -> Judgement:
+    """Weak if it could be opened for writing, and belongs to the host's kernel."""
+    judgement = refused(facts, context)
+    if judgement.verdict == WEAK and context.own_kernel:
+        return ok(f"{judgement.observed}, of its own kernel")
+    return judgement
 
 
 def unreached(facts: Facts, _: Context) -> Judgement:
@@ -335,6 +343,14 @@ def not_root(facts: Facts, _: Context) -> Judgement:
     if not isinstance(uid, int):
         return _odd(facts)
     return weak("uid 0") if uid == 0 else ok(f"uid {uid}")
+
+
+def accelerated(facts: Facts, _: Context) -> Judgement:
+    """Weak if the machine is emulated."""
+    name = facts.get("text")
+    if not isinstance(name, str):
+        return _odd(facts)
+    return ok(clean(name)) if name == "kvm" else weak(clean(name))
 
 
 def in_cgroup(facts: Facts, _: Context) -> Judgement:

@@ -9,9 +9,10 @@ import os
 import select
 import stat
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from pysandbox.audit.catalogue import NAMESPACES
+from pysandbox.audit.catalogue import NAMESPACES, PROBES
 from pysandbox.cgroup.layout import read_layout
 from pysandbox.errors import SandboxError, Unavailable
 
@@ -85,10 +86,13 @@ def observe(init: int) -> dict[str, Facts]:
     for role, pid in roles(init).items():
         try:
             with hold(pid) as process:
-                facts = _of_process(process)
+                facts = _of_process(process, strict=role == "init")
+                if role == "qemu":
+                    facts["accelerator"] = {"text": _accelerator(process)}
         except (Gone, OSError) as error:
             facts = {kind: {"unable": str(error)} for kind in _KINDS}
-        found |= {f"outside.{role}.{name}": observed for name, observed in facts.items()}
+        named = {f"outside.{role}.{name}": observed for name, observed in facts.items()}
+        found |= {name: observed for name, observed in named.items() if name in PROBES}
     return found | _limits(init)
 
 
@@ -140,10 +144,10 @@ _KINDS = (
 )  # fmt: skip
 
 
-def _of_process(process: Held) -> dict[str, Facts]:
+def _of_process(process: Held, *, strict: bool) -> dict[str, Facts]:
     threads = [_status(process.read(f"task/{name}/status")) for name in process.names("task")]
     sets = [int(thread[name], 16) for thread in threads for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")]
-    files, devices = _descriptors(process)
+    files, devices = _descriptors(process, strict=strict)
     facts: dict[str, Facts] = {
         "seccomp": _threads(threads, "Seccomp", "2"),
         "no_new_privs": _threads(threads, "NoNewPrivs", "1"),
@@ -180,22 +184,45 @@ def _same(one: str, other: str) -> bool:
     return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
 
 
-def _descriptors(process: Held) -> tuple[list[str], list[str]]:
-    """Return what is open of the host's: files and directories beyond stdio, and devices that are not harmless."""
+def _descriptors(process: Held, *, strict: bool) -> tuple[list[str], list[str]]:
+    """Return what is open of the host's, beyond stdio: files and directories, and devices that are not harmless.
+
+    Where it is not `strict`, files that can only be read are none of them, nor is what lies in the process's own mount
+    namespace: that is what it was given to serve.
+    """
+    own = {line.split(" ", 1)[0] for line in process.read("mountinfo").splitlines()}
     files, devices = [], []
     for name in process.names("fd"):
         try:
             target = os.readlink(f"fd/{name}", dir_fd=process.directory)
             status = os.stat(f"fd/{name}", dir_fd=process.directory)
+            flags, mount = _opened(process.read(f"fdinfo/{name}"))
         except OSError:  # closed meanwhile
             continue
-        if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
-            numbers = os.major(status.st_rdev), os.minor(status.st_rdev)
-            if stat.S_ISBLK(status.st_mode) or (numbers not in _HARMLESS and numbers[0] != 136):
-                devices.append(f"{name} -> {target} {numbers[0]}:{numbers[1]}")
-        elif int(name) > 2 and target.startswith("/") and not target.startswith("/memfd:"):
-            files.append(f"{name} -> {target}")
+        numbers = os.major(status.st_rdev), os.minor(status.st_rdev)
+        if stat.S_ISBLK(status.st_mode) or (stat.S_ISCHR(status.st_mode) and not _is_harmless(numbers)):
+            devices.append(f"{name} -> {target} {numbers[0]}:{numbers[1]}")
+        elif int(name) > 2 and (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            powerful = stat.S_ISDIR(status.st_mode) or flags & os.O_ACCMODE != os.O_RDONLY
+            if not target.startswith("/memfd:") and (strict or (powerful and mount not in own)):
+                files.append(f"{name} -> {target}")
     return files, devices
+
+
+def _is_harmless(numbers: tuple[int, int]) -> bool:
+    return numbers in _HARMLESS or numbers[0] == 136
+
+
+def _opened(text: str) -> tuple[int, str]:
+    """Return flags and mount id of a descriptor (proc(5), /proc/PID/fdinfo)."""
+    lines = _status(text)
+    return int(lines.get("flags", "0"), 8), lines.get("mnt_id", "")
+
+
+def _accelerator(process: Held) -> str:
+    """Return what QEMU's command line names (`-accel`), without its options."""
+    words = process.read("cmdline").split("\0")
+    return next((after.partition(",")[0] for word, after in pairwise(words) if word == "-accel"), "tcg")
 
 
 # -- cgroups -----------------------------------------------------------------------------------------------------------
