@@ -16,6 +16,8 @@ pub struct Children {
     sealed: bool,
     /// The child whose end is the server's business, while all others are reaped here.
     attended: Option<i32>,
+    /// Children started meanwhile, and not reaped yet: the server waits for them, too.
+    started_meanwhile: Vec<i32>,
 }
 
 impl Children {
@@ -25,6 +27,7 @@ impl Children {
             inherited,
             sealed: false,
             attended: None,
+            started_meanwhile: Vec::new(),
         }
     }
 
@@ -37,7 +40,11 @@ impl Children {
     pub fn spawn(&mut self, request: &Spawn, sent: &[OwnedFd]) -> Option<sys::Result<i32>> {
         let parts = Parts::of(request, sent, &self.inherited)?;
         let sealed = self.seal();
-        Some(sealed.and_then(|()| start(request, &parts, self.environment)))
+        let started = sealed.and_then(|()| start(request, &parts, self.environment));
+        if let (Ok(pid), Some(_)) = (&started, self.attended) {
+            self.started_meanwhile.push(*pid);
+        }
+        Some(started)
     }
 
     /// What the caller has left open is no child's: as Python's front end does with what it was left.
@@ -55,13 +62,16 @@ impl Children {
     /// after it (hooks) is again the server's to reap.
     pub fn reap(&mut self, pid: i32) -> sys::Result<Option<i32>> {
         let status = sys::try_wait(pid)?;
-        if status.is_some() && self.attended == Some(pid) {
-            self.attended = None;
+        if status.is_some() {
+            self.started_meanwhile.retain(|&started| started != pid);
+            if self.attended == Some(pid) {
+                self.attended = None;
+            }
         }
         Ok(status)
     }
 
-    /// Reap every child that has ended, up to the one whose end another waits for.
+    /// Reap every child that has ended, up to one whose end another waits for.
     pub fn attend(&mut self, pid: Option<i32>) {
         if pid.is_some() {
             self.attended = pid;
@@ -70,7 +80,8 @@ impl Children {
             return;
         }
         while let Ok(Some(ended)) = sys::ended_child(None) {
-            if Some(ended) == self.attended || sys::try_wait(ended).is_err() {
+            let awaited = Some(ended) == self.attended || self.started_meanwhile.contains(&ended);
+            if awaited || sys::try_wait(ended).is_err() {
                 return;
             }
         }

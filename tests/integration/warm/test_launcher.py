@@ -478,6 +478,21 @@ def test_orphans_of_an_attended_child_are_reaped(served: Served) -> None:
     assert conversation.reap(pid) == -signal.SIGKILL
 
 
+def test_what_is_started_while_attending_is_the_servers_to_reap(served: Served) -> None:
+    process, conversation = served
+    pid = conversation.shell("exec sleep 100")
+    assert conversation.ask({"attend": pid}) == {"attending": True}
+
+    other = conversation.shell("exit 7")
+    eventually(lambda: "Z" in Path(f"/proc/{other}/stat").read_text().split()[2], "it has ended")
+    process.send_signal(signal.SIGCHLD)
+    assert conversation.ask({"attend": pid}) == {"attending": True}
+
+    assert conversation.ask({"reap": other}) == {"status": 7 << 8}
+    os.kill(pid, signal.SIGKILL)
+    assert conversation.reap(pid) == -signal.SIGKILL
+
+
 def test_a_caller_that_ignores_sigchld_can_attend_all_the_same(installation: Installation, server: Server) -> None:
     installation.start(preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
     conversation = server.accept()
