@@ -7,6 +7,7 @@ observers = ["example"]                # entry points whose pysandbox_lifecycle_
 annotation_backends = ["namespaces"]   # values of the annotation io.pysandbox.backend that count
 warm = false                           # for the launcher: start every command cold
 binary_stdio = false                   # for the shim: no program takes output (`binary://` streams)
+require = ["group:escape"]             # no container without this having been observed: docs/audit.md
 
 [backends.microvm]                     # settings of one backend, which checks them itself
 template = false
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH = "/etc/pysandbox/config.toml"
 SIZE_LIMIT = 1024 * 1024
-_SETTINGS = {"backend", "plugins", "observers", "annotation_backends", "warm", "binary_stdio", "backends"}
+_SETTINGS = {"backend", "plugins", "observers", "annotation_backends", "warm", "binary_stdio", "require", "backends"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,7 @@ class Config:
     observers: tuple[str, ...] = ()
     annotation_backends: tuple[str, ...] = ()
     binary_stdio: bool = True
+    require: tuple[str, ...] = ()
     backends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -110,6 +112,8 @@ def _checked(document: dict[str, Any], where: str, base: Config) -> Config:
             if "annotation_backends" in document
             else base.annotation_backends
         ),
+        # What is required stays so: who may add settings may add demands.
+        require=(*base.require, *(_names(document, "require", where) if "require" in document else ())),
         backends=_tables(document["backends"], where) if "backends" in document else base.backends,
     )
 

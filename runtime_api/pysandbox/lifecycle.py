@@ -262,6 +262,10 @@ def create(
     backend = load_backend(backend_name, runtime.config)
     if bundle.image and not backend.features().root_images:
         raise no_directory(bundle.rootfs)
+    if runtime.config.require:
+        from pysandbox.audit.gate import check
+
+        check(runtime, bundle, backend_name, _with_settings(options, runtime, backend_name))
     record = _first_record(container_id, bundle, backend_name, runtime.store.path)
     with _take_id(runtime, record, bundle.spec) as directory:
         draft = _Draft(runtime, bundle, directory, record)

@@ -34,6 +34,7 @@ reason; what could not be observed has failed.
 def run(invocation: Invocation) -> int:
     """Print what failed; return 0 if nothing did."""
     from pysandbox.audit import evidence
+    from pysandbox.audit.gate import remember
     from pysandbox.audit.policy import failures, load_policy
     from pysandbox.oci.bundle import load_bundle
 
@@ -44,9 +45,11 @@ def run(invocation: Invocation) -> int:
     target = os.path.abspath(flags["evidence"]) if flags["evidence"] else ""
     path = os.path.abspath(flags.arguments[0])
     report = observed(invocation, path, flags["backend"])
+    bundle = load_bundle(path)
+    remember(invocation.runtime(), bundle, report)
     missed = failures(policy, report.findings)
     if target:
-        evidence.write(target, evidence.document(policy, report, missed, load_bundle(path).spec))
+        evidence.write(target, evidence.document(policy, report, missed, bundle.spec))
     for failure in missed:
         sys.stdout.write(f"{failure.probe}: {failure.verdict}: {failure.observed} ({failure.why})\n")
     met = len(policy.required) - len(missed) - len(policy.accepted)
