@@ -93,10 +93,11 @@ def _image(kernel: str, initrd: str, kernel_digest: str, initrd_digest: str, rel
 
 
 def digest_of(kernel_digest: str, initrd_digest: str) -> str:
-    """Return the digest of an image: SHA-256, hexadecimal, as all digests here."""
-    import hashlib
+    """Return the digest of an image: BLAKE2b of its files' digests (SHA-256), 256 bits, hexadecimal."""
+    from _blake2 import blake2b  # hashlib would load OpenSSL: 1 MB in every machine's sandbox process
 
-    return hashlib.sha256(f"{kernel_digest} {initrd_digest}".encode()).hexdigest()
+    digest: str = blake2b(f"{kernel_digest} {initrd_digest}".encode(), digest_size=32).hexdigest()
+    return digest
 
 
 # -- where -------------------------------------------------------------------------------------------------------------
@@ -267,9 +268,28 @@ def program_digest(name: str) -> str:
     return file_digest(program_path(name))
 
 
+def _members(document: Any, name: str) -> Mapping[str, Any]:
+    found = document.get(name) if isinstance(document, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def fingerprint(path: str) -> list[int]:
+    """Return what changes with a file's content: nobody can set the time of its last change. Raises Unavailable."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}") from error
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
 def _check_programs(manifest: Mapping[str, Any]) -> None:
     """Refuse an image whose agent is another than the one this Python speaks with."""
-    recorded = manifest["initrd"].get("programs") if isinstance(manifest.get("initrd"), dict) else None
+    from pysandbox.executor import program_path
+
+    initrd: Any = manifest.get("initrd")
+    recorded, seen = (_members(initrd, member) for member in ("programs", "installed"))
     for name in PROGRAMS:
-        if not isinstance(recorded, dict) or recorded.get(name) != program_digest(name):
+        if seen.get(name) == fingerprint(program_path(name)):
+            continue  # no byte of it has changed since it was read
+        if recorded.get(name) != program_digest(name):
             raise Unavailable(f"the guest image holds another {name} than this installation's; remedy: {REMEDY}")

@@ -33,6 +33,7 @@ from pysandbox_microvm.image import (
     digest_of,
     directory_of,
     file_digest,
+    fingerprint,
     images_directory,
     is_bootable,
     read_manifest,
@@ -191,12 +192,14 @@ class Store:
     def _assemble(self, kernel_directory: Path, progress: Progress) -> Image:
         """Put kernel and initrd together, and make them the current image."""
         progress.step("initrd: the agent and the executor")
+        seen = {name: fingerprint(program_path(name)) for name in PROGRAMS}
         programs = {name: Path(program_path(name)).read_bytes() for name in PROGRAMS}
         content = initrd.archive(entries(programs))
         facts: dict[str, Any] = {
             "digest": hashlib.sha256(content).hexdigest(),
             "size": len(content),
             "programs": {name: hashlib.sha256(program).hexdigest() for name, program in programs.items()},
+            "installed": seen,
         }
         kernel_facts: dict[str, Any] = read_manifest(str(kernel_directory / MANIFEST))["kernel"]
         key = digest_of(kernel_facts["digest"], facts["digest"])[:_KEY_LENGTH]

@@ -100,9 +100,10 @@ class Template:
 
 def key_of(parts: Sequence[object]) -> str:
     """Return the name of the template that is made of `parts`."""
-    import hashlib
+    from _blake2 import blake2b  # hashlib would load OpenSSL
 
-    return hashlib.sha256(json.dumps([FORM, *parts]).encode()).hexdigest()[:16]
+    digest: str = blake2b(json.dumps([FORM, *parts]).encode(), digest_size=8).hexdigest()
+    return digest
 
 
 def find_template(directory: str, key: str) -> Template | None:

@@ -161,6 +161,23 @@ def test_an_image_with_another_agent_than_this_installations_is_refused(
         find_image(settings)
 
 
+def test_a_program_is_read_only_where_it_may_have_changed(
+    settings: Mapping[str, str], image: Image, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr("pysandbox_microvm.image.program_digest", lambda name: read.append(name) or "none")
+    find_image(settings)
+    assert read == []
+
+    path = programs / "pysandbox-agent"
+    before = path.stat()
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(Unavailable, match="holds another pysandbox-agent"):
+        find_image(settings)
+    assert read == ["pysandbox-agent"]
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o720, 0o702])
 def test_what_others_can_write_is_not_booted(mode: int, settings: Mapping[str, str], image: Image) -> None:
     images = Path(images_directory(settings))
