@@ -10,7 +10,7 @@
 set -euo pipefail
 
 BUILD=(python3-venv ca-certificates gcc libc6-dev libseccomp2 busybox-static)
-TEST=(git runc procps iproute2 util-linux strace)
+TEST=(git runc procps iproute2 util-linux strace chromium)
 DAEMONS_LIST=$(dirname "$0")/../tests/integration/packages.txt
 # The compiler's are the ones that `pysandbox image build` names where they are missing.
 MICROVM=(linux-source make gcc libc6-dev binutils flex bison bc perl xz-utils libelf-dev cpio qemu-system-x86)

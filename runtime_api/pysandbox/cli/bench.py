@@ -24,6 +24,7 @@ FLAGS = (
     Flag("baseline", "whom the others are compared with (default: runc, else namespaces)", "string"),
     Flag("quick", "a first look: about half a minute for two contenders"),
     Flag("rounds", "turns of each contender", "int"),
+    Flag("against", "say how far the ratios agree with those of this file, which --json wrote earlier", "string"),
     Flag("json", "write machine, settings and all raw figures to this file", "string"),
 )
 COMMAND = Command(
@@ -48,6 +49,7 @@ def run(invocation: Invocation) -> int:
     request = read_request(invocation)
     from pysandbox.compare import bundlebench, document, interruption, terminal
 
+    before = earlier(invocation)
     with contextlib.ExitStack() as stack:
         stack.enter_context(interruption.by_signals())
         path = invocation.parsed["json"]
@@ -55,6 +57,7 @@ def run(invocation: Invocation) -> int:
         with terminal.progress() as progress:
             found = bundlebench.Bench(request, progress).run()
         terminal.show(found)
+        say_agreement(before, found)
         sys.stdout.flush()
         if target is not None:
             target.write(document.as_json(found))
@@ -86,6 +89,22 @@ def read_request(invocation: Invocation) -> Request:
         baseline=parsed["baseline"],
         settings=settings,
     )
+
+
+def earlier(invocation: Invocation) -> Mapping[str, Any] | None:
+    """Return the bench of --against. Raises InvalidArgument."""
+    from pysandbox.compare import agreement, document
+
+    path = invocation.parsed["against"]
+    return agreement.bench_of(document.read(path), path) if path else None
+
+
+def say_agreement(before: Mapping[str, Any] | None, found: Mapping[str, Any]) -> None:
+    """Print how far two benches agree."""
+    from pysandbox.compare.agreement import agreement
+
+    if before is not None:
+        sys.stdout.write(f"{agreement(before, found)}\n")
 
 
 def program(invocation: Invocation) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ def run(invocation: Invocation) -> int:
     from pysandbox.compare import comparison, document, interruption, page, terminal
 
     page.require()
+    before = bench.earlier(invocation)
     with contextlib.ExitStack() as stack:
         stack.enter_context(interruption.by_signals())
         names = ("json", "html")
@@ -49,6 +50,7 @@ def run(invocation: Invocation) -> int:
             found = comparison.compare(request, progress)
         terminal.show(found["bench"])
         terminal.show_audits(found["audits"])
+        bench.say_agreement(before, found["bench"])
         sys.stdout.flush()
         if "json" in targets:
             targets["json"].write(document.as_json(found))

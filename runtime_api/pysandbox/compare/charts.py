@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from typing import TYPE_CHECKING, Any
 
 from pysandbox.compare.terminal import number
@@ -171,6 +172,7 @@ def _slowdown(bench: Mapping[str, Any]) -> Any:
         chart.add_scatter(
             x=costs,
             y=[each["scenario"].removeprefix("inside: ") for each in own],
+            error_x=_cost_spread(own, reference, costs),
             mode="markers",
             name=html.escape(name),
             marker={"color": colours(bench)[name], "size": 10, "symbol": SYMBOLS[place % len(SYMBOLS)]},
@@ -180,11 +182,35 @@ def _slowdown(bench: Mapping[str, Any]) -> Any:
             hoverinfo="text",
         )
     rows = list(dict.fromkeys(each["scenario"].removeprefix("inside: ") for each in figures))
-    axis = {"type": "log", "title": "times what it costs on the host, logarithmic", "dtick": 1}
+    axis = {"type": "log", "title": "times what it costs on the host, logarithmic", "range": _range(chart)}
     chart.update_layout(_layout(height=120 + 30 * len(rows), xaxis=axis))
     chart.add_vline(x=1, line={"color": HOST_COLOUR, "width": 1, "dash": "dot"})
     chart.update_yaxes(automargin=True, categoryorder="array", categoryarray=rows[::-1])
     return chart
+
+
+def _cost_spread(
+    own: Sequence[Mapping[str, Any]], reference: Mapping[str, Mapping[str, Any]], costs: Sequence[float]
+) -> dict[str, Any]:
+    """Return plotly's error bars: what the quartiles cost, against the host's median."""
+    ends = []
+    for each in own:
+        of = reference[each["scenario"]]
+        ends.append(sorted(cost({**each, "median": each[name]}, of) for name in ("lower", "upper")))
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - middle for middle, (_, high) in zip(costs, ends, strict=True)],
+        "arrayminus": [middle - low for middle, (low, _) in zip(costs, ends, strict=True)],
+        "thickness": 1.5,
+        "width": 3,
+    }
+
+
+def _range(chart: Any) -> list[float]:
+    """Return the ends of a logarithmic axis: from half to twice at least, so that noise does not look like much."""
+    values = [value for series in chart.data for value in series.x]
+    return [math.log10(min(0.5, min(values) * 0.8)), math.log10(max(2.0, max(values) * 1.25))]
 
 
 def cost(figure: Mapping[str, Any], reference: Mapping[str, Any]) -> float:

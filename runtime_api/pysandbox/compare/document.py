@@ -9,8 +9,13 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pysandbox.errors import InvalidArgument
+
 if TYPE_CHECKING:
     from typing import Self
+
+#: Bytes of a document that is read.
+LIMIT = 64 << 20
 
 
 class Target:
@@ -57,6 +62,18 @@ class Target:
 def as_json(document: Any) -> str:
     """Return a document as text; what JSON has no number for is a bug."""
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read(path: str) -> Any:
+    """Return what a JSON file holds. Raises InvalidArgument for what is none, OSError."""
+    with open(path, "rb") as file:
+        text = file.read(LIMIT + 1)
+    try:
+        if len(text) > LIMIT:
+            raise ValueError(f"more than {LIMIT >> 20} MiB")
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{path}: is no JSON document: {error}") from None
 
 
 def schema() -> str:

@@ -58,7 +58,7 @@ _INSIDE = {
 }
 LEVELS = (1, 2, 4, 8)
 FOREGROUND, DETACHED = "memory, run waits", "memory, detached"
-SHARED = "memory, for all together"
+SHARED = "memory, warm server once"
 _MEMORY = {
     FOREGROUND: "PSS of all processes of a `run` that waits for its container, but the workload's own",
     DETACHED: "PSS of all processes that stay after `create` and `start`, but the workload's own",

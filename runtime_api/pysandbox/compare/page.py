@@ -10,7 +10,7 @@ from pysandbox.compare import audits, charts, comparison, terminal
 from pysandbox.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 #: What the figures and findings must not be taken for, a paragraph each.
 LIMITS = """
@@ -57,7 +57,7 @@ def page(document: Mapping[str, Any]) -> str:
             return Markup('<div class="panel">not measured</div>')
         return Markup('<div class="panel"><div class="chart" data-chart="{}"></div></div>').format(name)
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, extensions=["jinja2.ext.loopcontrols"])
     template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         nonce=secrets.token_urlsafe(16),
@@ -76,6 +76,8 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "title": f"pysandbox compare: {bench['bundle']}",
         "headline": headline(document),
         "sandboxes": [each for each in bench["contenders"] if each["kind"] != "host"],
+        "taken": bench["taken"].replace("T", " ").removesuffix("+00:00") + " UTC",
+        "overview": _overview(found),
         "machine": _machine(bench["machine"]),
         "warnings": list(_warnings(bench)),
         "cards": list(_cards(document)),
@@ -142,11 +144,21 @@ def _cards(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         }
 
 
+def _overview(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[dict[str, int]]]]:
+    """Return each group of probes with the verdicts' counts of each audited contender."""
+    audited = [each["findings"] for each in found if each["findings"]]
+    groups = dict.fromkeys(finding["group"] for findings in audited for finding in findings)
+    return [
+        (group or "other", [audits.counts([each for each in own if each["group"] == group]) for own in audited])
+        for group in groups
+    ]
+
+
 def _marked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put first what is weak or differs, and mark it."""
+    """Put first what differs, then what is weak."""
     for row in rows:
-        row["marked"] = row["weak"] or row["differs"]
-    return sorted(rows, key=lambda row: not row["marked"])
+        row["marked"] = row["differs"]
+    return sorted(rows, key=lambda row: (not row["differs"], not row["weak"]))
 
 
 def _tables(bench: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[dict[str, Any]]]]:
