@@ -84,7 +84,10 @@ class Launch:
                 self._options.warn(f"{running.name}: {line}")
         if trace is not None:
             trace(f"{self._runtime.name} {command} has ended", time.monotonic_ns())
-        return read_pid(self._pid_file, running.name)
+        pid = read_pid(self._pid_file, running.name)
+        if self._options.warn is not None and not current().is_child(pid):
+            self._options.warn(f"{running.name}: process {pid} is not a child of ours: its exit code cannot be known")
+        return pid
 
     def console(self) -> int | None:
         """Return the master of the process's terminal, if it has one, the caller's to close."""

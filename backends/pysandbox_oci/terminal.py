@@ -8,12 +8,15 @@ from __future__ import annotations
 import _socket
 import contextlib
 import os
+import select
 import sys
 
 from pysandbox.errors import InvalidArgument, Unavailable
 
 #: Bytes of a path in sockaddr_un, without the last (unix(7)).
 _LONGEST_PATH = 107
+#: Seconds for a runtime that has ended to have sent the terminal.
+_PATIENCE = 1.0
 #: Bytes of the master's name, which nobody needs.
 _LONGEST_NAME = 4096
 
@@ -22,7 +25,7 @@ class ConsoleSocket:
     """Listens in the container's directory; gone, with what came, when `held` closes."""
 
     def __init__(self, state_dir: str, held: contextlib.ExitStack) -> None:
-        self.path = f"{state_dir}/{os.urandom(2).hex()}"
+        self.path = f"{state_dir}/{os.urandom(4).hex()}"
         length = len(os.fsencode(self.path))
         if length > _LONGEST_PATH:
             raise InvalidArgument(
@@ -44,12 +47,13 @@ class ConsoleSocket:
     def take(self) -> int:
         """Return the master that a runtime which has ended well has sent, the caller's to close. Raises Unavailable.
 
-        Nothing is waited for: what was sent is there.
+        It may have left the sending to a process that goes on, which has a moment for it.
         """
-        try:
-            number, _ = self._listener._accept()  # type: ignore[attr-defined]  # the C half has no other
-        except BlockingIOError:
-            raise Unavailable("process.terminal: the runtime has sent no terminal") from None
+        poll = select.poll()
+        poll.register(self._listener.fileno(), select.POLLIN)
+        if not poll.poll(_PATIENCE * 1000):
+            raise Unavailable(f"process.terminal: the runtime has sent no terminal within {_PATIENCE:g} s of its end")
+        number, _ = self._listener._accept()  # type: ignore[attr-defined]  # the C half has no other
         connection = _socket.socket(fileno=number)
         try:
             return _receive(connection)
@@ -58,7 +62,7 @@ class ConsoleSocket:
 
 
 def _receive(connection: _socket.socket) -> int:
-    connection.settimeout(1)
+    connection.settimeout(_PATIENCE)
     _, control, _, _ = connection.recvmsg(_LONGEST_NAME, _socket.CMSG_SPACE(4 * 8), _socket.MSG_CMSG_CLOEXEC)
     descriptors = [
         int.from_bytes(payload[at : at + 4], sys.byteorder, signed=True)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from daemon.terminal import Terminal
 from precondition import requires
 from runtime import MakeBundle, Runtime, eventually
 
@@ -152,8 +153,20 @@ def test_a_terminal_comes_over_the_console_socket(pysandbox: Runtime, make_bundl
             pysandbox.ok("start", container_id)
             assert master.readline() == b"terminal\r\n"
             master.write(b"text\n")
-            assert b"got text" in master.read(100) + master.read(100)
+            assert [master.readline(), master.readline()] == [b"text\r\n", b"got text\r\n"]
     pysandbox.wait_status(container_id, "stopped")
+
+
+def test_run_on_the_callers_own_terminal(pysandbox: Runtime, make_bundle: MakeBundle) -> None:
+    script = "test -t 0 && stty size; read x; echo got $x; read y; exit 3"
+    bundle = make_bundle(["sh", "-c", script], terminal=True)
+
+    with Terminal(pysandbox.argv("run", bundle), os.environ, rows=33, columns=77) as terminal:
+        terminal.expect("33 77")
+        terminal.type("text\r")
+        terminal.expect("got text")
+        terminal.type("\r")
+        assert terminal.process.wait(30) == 3
 
 
 def test_exec_on_a_terminal(pysandbox: Runtime, make_bundle: MakeBundle, tmp_path: Path) -> None:
@@ -246,3 +259,13 @@ def test_the_settings_root_is_where_the_runtimes_state_is_while_there_is_some(
     oci.ok("delete", "--force", container_id)
 
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_runtime_that_refuses_this_host_says_so_itself(make: object, make_bundle: MakeBundle) -> None:
+    requires("command crun", "file /sys/fs/cgroup/unified/cgroup.procs")
+    crun: Runtime = make("crun")  # type: ignore[operator]
+
+    done = crun("run", make_bundle(["true"]))
+
+    assert done.returncode == 1
+    assert "pysandbox run failed: crun create: cgroups in hybrid mode not supported" in done.stderr
