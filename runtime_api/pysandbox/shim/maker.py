@@ -6,7 +6,7 @@ pages, which the shim would have to itself for as long as the container lives. S
 itself, as it does all without a server.
 
 What is started is the shim's own child: the maker asks for it as a spare of the warm start asks its launcher
-(docs/warm.md), with `spawn`, `reap` and `is_child`. Else they say to each other, in the same frames:
+(docs/warm.md), with `spawn`, `reap`, `is_child` and `adopt`. Else they say to each other, in the same frames:
 
     {"create": {"id", "bundle", "options": [type, hex], "terminal", "shim": pid}}, with stdin, stdout and stderr
     {"made": {"pid", "bundle", "shares_pids"}}, with the console, if there is one
@@ -151,6 +151,9 @@ def _serve(asked: Mapping[str, Any], descriptors: list[int]) -> dict[str, Any] |
             return {"errno": error.errno}
     if "is_child" in asked:
         return {"is_child": current().is_child(asked["is_child"])}
+    if "adopt" in asked:
+        current().adopt()
+        return {"adopted": True}
     return None
 
 

@@ -13,7 +13,7 @@ from pysandbox import plugins
 from pysandbox.backend import API_VERSION, LifecycleEvent
 from pysandbox.config import Config
 from pysandbox.errors import InvalidArgument, NotFound, PermissionDenied
-from pysandbox.plugins import choose, entries, entry, load_backend, notify
+from pysandbox.plugins import choose, entries, entry, load_backend, notify, settings_of
 
 Plugin = Callable[..., Path]
 
@@ -150,6 +150,55 @@ def test_a_built_in_is_the_same_without_its_short_cut(plugin: Plugin, monkeypatc
         sys.path.pop(0)
 
     assert type(load_backend("namespaces", Config())) is by_table
+
+
+def test_a_variant_is_made_by_its_family(plugin: Plugin, monkeypatch: pytest.MonkeyPatch) -> None:
+    sys.path.insert(0, str(plugin("oci", "from pysandbox_oci.plugin import *", distribution="itself")))
+    by_table = load_backend("oci:runc", Config(plugins=()))
+    monkeypatch.delitem(plugins.FAMILIES, "oci")
+    from importlib.metadata import entry_points
+
+    if len(entry_points(group="pysandbox.backends", name="oci")) > 1:  # pysandbox is installed here itself
+        sys.path.pop(0)
+
+    assert type(load_backend("oci:runc", Config())) is type(by_table)
+    assert by_table.name == "oci"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("namespaces:x", "backend 'namespaces' has no variants: namespaces:x"),
+        ("namespaces:", "backend 'namespaces' has no variants"),
+        ("oci", "which runtime"),
+        ("oci:", "which runtime"),
+        ("oci:../runc", "a name or an absolute path"),
+    ],
+)
+def test_a_variant_that_there_is_not_is_refused(name: str, said: str) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        load_backend(name, Config())
+
+
+def test_a_variant_of_a_plugin_that_is_not_allowed_is_not_imported(plugin: Plugin) -> None:
+    sys.path.append(str(plugin("trap", "raise SystemExit('imported')", distribution="trap")))
+
+    with pytest.raises(PermissionDenied, match="not among the plugins"):
+        load_backend("trap:variant", Config(plugins=("fake",)))
+
+
+def test_all_variants_share_their_familys_settings() -> None:
+    config = Config(backends={"oci": {"timeout": 7}})
+
+    assert settings_of(config, "oci:runc") == settings_of(config, "oci:/a/path:with:colons") == {"timeout": 7}
+    assert settings_of(config, "ocix:runc") == {}
+
+
+def test_an_annotation_counts_for_the_very_variant_that_the_operator_lists() -> None:
+    config = Config(annotation_backends=("oci:runc",))
+
+    assert choose(config, None, {"io.pysandbox.backend": "oci:runc"}) == "oci:runc"
+    assert choose(config, None, {"io.pysandbox.backend": "oci:/tmp/evil"}) == "namespaces"
 
 
 def test_a_built_in_needs_no_pluggy() -> None:
