@@ -1,10 +1,10 @@
 """`require` of the settings file: no container is made whose sandbox was not observed to be as demanded.
 
 What is demanded is looked up in the evidence of an earlier observation of the same sandbox, else observed now, in a
-container of its own, before the user's is made. The same sandbox: the same spec but for what only the program sees, the
-same backend with the same settings, the same programs of ours, the same boot of the host; for an hour at most. Only for
-built-in backends, as nobody tells when another one changes, and for a spec that joins no namespace of others. Evidence
-that cannot be read is none.
+container of its own, before the user's is made. The same sandbox: the same root file system and spec but for what only
+the program sees, the same backend with the same settings, the same programs of ours, the same boot of the host; for an
+hour at most. Only for built-in backends, as nobody tells when another one changes, and for a spec that joins no
+namespace of others. Evidence that cannot be read is none.
 """
 
 from __future__ import annotations
@@ -131,6 +131,7 @@ def sandbox(runtime: Runtime, bundle: Bundle, backend: str) -> str:
     """Return a digest of all that makes the sandbox of a bundle on a backend what it is."""
     parts = {
         "spec": _of_sandbox(bundle.spec),
+        "rootfs": bundle.rootfs,
         "backend": backend,
         "settings": runtime.config.backends.get(backend, {}),
         "programs": [_digest(PROGRAM), _digest(EXECUTOR)],

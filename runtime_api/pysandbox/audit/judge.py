@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import signal
 from collections.abc import Callable, Iterable
 
@@ -284,24 +285,30 @@ def differs(facts: Facts, context: Context, probe: str) -> Judgement:
 
 def uptime_differs(facts: Facts, context: Context) -> Judgement:
     """Weak if it is the host's, give or take a minute."""
-    text, own = facts.get("text"), context.host.get("host.uptime")
-    try:
-        theirs, ours = float(str(text).split()[0]), float(str(own).split()[0])
-    except (ValueError, IndexError):
+    theirs, ours = _number(facts.get("text"), 0), _number(context.host.get("host.uptime"), 0)
+    if theirs is None or ours is None:
         return ok(failed) if (failed := error_name(facts)) else _odd(facts)
-    return weak(f"the host's: {theirs:.0f} s") if abs(theirs - ours) < 60 else ok(f"{theirs:.0f} s")
+    far = abs(theirs - ours) >= 60
+    return ok(f"{theirs:.0f} s") if far else weak(f"the host's: {theirs:.0f} s")
 
 
 def load_differs(facts: Facts, context: Context) -> Judgement:
     """Weak if the longest average is the host's; that of a machine that never had a load tells nothing."""
-    text, own = facts.get("text"), context.host.get("host.load")
-    try:
-        theirs, ours = float(str(text).split()[2]), float(str(own).split()[2])
-    except (ValueError, IndexError):
+    theirs, ours = _number(facts.get("text"), 2), _number(context.host.get("host.load"), 2)
+    if theirs is None or ours is None:
         return ok(failed) if (failed := error_name(facts)) else _odd(facts)
     if ours == 0.0:
         return unknown("the host has no load to compare with", f"{theirs}")
-    return weak(f"the host's: {theirs}") if abs(theirs - ours) <= 0.05 else ok(f"{theirs}")
+    return ok(f"{theirs}") if abs(theirs - ours) > 0.05 else weak(f"the host's: {theirs}")
+
+
+def _number(text: object, index: int) -> float | None:
+    """Return a word of a text as a number, None if it is none."""
+    try:
+        number = float(str(text).split()[index]) if isinstance(text, str) else math.nan
+    except (ValueError, IndexError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def few_calls(limit: int) -> Judge:
@@ -366,4 +373,6 @@ def bounded(facts: Facts, _: Context) -> Judgement:
     if "limit" not in facts:
         return _odd(facts)
     limit = facts["limit"]
-    return weak("unlimited") if limit is None else ok(clean(str(limit)))
+    if not isinstance(limit, str):
+        return weak("unlimited") if limit is None else _odd(facts)
+    return ok(clean(limit))

@@ -153,7 +153,7 @@ def _of_process(process: Held, *, strict: bool) -> dict[str, Facts]:
         "no_new_privs": _threads(threads, "NoNewPrivs", "1"),
         "capabilities": {"text": f"{_union(sets):016x}"},
         "uid": {"uid": min(int(number) for thread in threads for number in thread["Uid"].split())},
-        "root": {"shared": _same(f"/proc/{process.pid}/root/.", "/")},
+        "root": {"shared": _same(f"/proc/{process.pid}/root/", "/")},
         "descriptors": {"found": files},
         "devices": {"found": devices},
         "cgroup": {"outside": _outside_cgroup(process.read("cgroup"))},
