@@ -54,4 +54,11 @@ for _ in $(seq 100); do
 done
 show pysandbox delete "$id"
 
+say "Side by side: the same bundle with each backend, and with the runtimes of this machine"
+show python3 "$images/demo.py" bundle
+# Two of five groups of figures, so that it is short; docs/comparison.md tells of all. It may not fail the demo.
+compare=(compare --quick --only life,memory bundle)
+printf '%s$ pysandbox %s%s\n' "$cyan" "${compare[*]}" "$plain"
+timeout --signal INT --kill-after 20 50 "$pysandbox" "${compare[@]}" </dev/null || echo "the comparison ended early: see above"
+
 say "Done. Yours: $pysandbox run BUNDLE"

@@ -56,6 +56,14 @@ def test_every_command_is_shown_before_it_runs(demo: str) -> None:
     assert "sleep 600" in demo
 
 
+def test_it_ends_with_a_comparison_of_who_is_there(demo: str) -> None:
+    short = demo.partition("In short")[2]
+
+    assert re.search(r"namespaces .*\d ms .*\d MiB .*\d ok", short), demo
+    for name in ("microvm", "runc", "runsc"):
+        assert f"│ {name} " in short or f"left out {name}: " in demo
+
+
 def test_the_launcher_ignores_the_callers_python(launcher: Path, tmp_path: Path) -> None:
     # A directory that would be imported first, and a hook that would run code in any ordinary Python.
     for name in ("json", "enum", "sitecustomize", "pysandbox"):

@@ -23,6 +23,7 @@ FLAGS = (
     Flag("runtime", "NAME=PATH, or 'NAME=PATH FLAG...', of an OCI runtime that is to take part", "strings"),
     Flag("baseline", "whom the others are compared with (default: runc, else namespaces)", "string"),
     Flag("quick", "a first look: about half a minute for two contenders"),
+    Flag("only", "measure nothing but life, throughput, memory, growth or inside: A,B", "string"),
     Flag("rounds", "turns of each contender", "int"),
     Flag("against", "say how far the ratios agree with those of this file, which --json wrote earlier", "string"),
     Flag("json", "write machine, settings and all raw figures to this file", "string"),
@@ -81,6 +82,8 @@ def read_request(invocation: Invocation) -> Request:
     settings = bundlebench.Settings.quick() if parsed["quick"] else bundlebench.Settings()
     if "rounds" in parsed.given:
         settings = replace(settings, rounds=parsed["rounds"])
+    if parsed["only"]:
+        settings = replace(settings, groups=_groups(parsed["only"]))
     return bundlebench.Request(
         bundle=parsed.arguments[0],
         program=program(invocation),
@@ -89,6 +92,16 @@ def read_request(invocation: Invocation) -> Request:
         baseline=parsed["baseline"],
         settings=settings,
     )
+
+
+def _groups(text: str) -> tuple[str, ...]:
+    from pysandbox.compare.figure import GROUPS
+
+    groups = tuple(dict.fromkeys(text.split(",")))
+    unknown = [group for group in groups if group not in GROUPS]
+    if unknown:
+        raise InvalidArgument(f"--only {text}: {unknown[0]!r} is none of {', '.join(GROUPS)}")
+    return groups
 
 
 def earlier(invocation: Invocation) -> Mapping[str, Any] | None:

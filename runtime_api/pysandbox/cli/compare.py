@@ -50,6 +50,7 @@ def run(invocation: Invocation) -> int:
             found = comparison.compare(request, progress)
         terminal.show(found["bench"])
         terminal.show_audits(found["audits"])
+        terminal.show_summary(found)
         bench.say_agreement(before, found["bench"])
         sys.stdout.flush()
         if "json" in targets:

@@ -51,6 +51,8 @@ class Settings:
     growth: tuple[int, ...] = (1, 5, 20, 50)
     #: Seconds of growth for one contender.
     growth_limit: float = 60.0
+    #: What is measured: groups of figure.GROUPS.
+    groups: tuple[str, ...] = figure.GROUPS
 
     @classmethod
     def quick(cls) -> Settings:
@@ -225,10 +227,16 @@ class Bench:
     # -- turns ---------------------------------------------------------------------------------------------------------
 
     def _measure(self) -> None:
-        self._rounds()
-        self._memory()
-        self._throughput()
-        self._growth()
+        groups = self.settings.groups
+        if "life" in groups or "inside" in groups:
+            self._rounds()
+        for group, measure_all in (
+            ("memory", self._memory),
+            ("throughput", self._throughput),
+            ("growth", self._growth),
+        ):
+            if group in groups:
+                measure_all()
 
     def _rounds(self) -> None:
         """In each round every contender does everything once, in random order; the first round does not count."""
@@ -244,10 +252,12 @@ class Bench:
         return [each for each in every if each.contender.name not in self.result.missing]
 
     def _acts(self, trial: Trial, number: int) -> list[tuple[str, Callable[[], Iterator[tuple[str, float]]]]]:
-        acts: list[tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = [("start to exit", trial.start_to_exit)]
-        if not isinstance(trial, Host):
-            acts += [("create", trial.life), ("exec to exit", trial.exec)]
-        if number % self.settings.inside_every == 1:
+        acts: list[tuple[str, Callable[[], Iterator[tuple[str, float]]]]] = []
+        if "life" in self.settings.groups:
+            acts.append(("start to exit", trial.start_to_exit))
+            if not isinstance(trial, Host):
+                acts += [("create", trial.life), ("exec to exit", trial.exec)]
+        if "inside" in self.settings.groups and number % self.settings.inside_every == 1:
             acts.append(("inside", lambda: self._inside(trial)))
         return acts
 
@@ -363,7 +373,12 @@ class Bench:
             "seconds": round(time.monotonic() - self._begin, 1),
             "tool_processor_seconds": round(self._cpu, 2),
             "interrupted": result.interrupted,
-            "settings": {"rounds": settings.rounds, "containers": settings.containers, "growth": list(settings.growth)},
+            "settings": {
+                "rounds": settings.rounds,
+                "containers": settings.containers,
+                "growth": list(settings.growth),
+                "groups": list(settings.groups),
+            },
             "machine": environment,
             "baseline": baseline,
             "contenders": result.contenders,

@@ -56,6 +56,7 @@ _INSIDE = {
     "TCP round trip": "a byte to another thread and back over that loopback",
     "TCP stream": "blocks of 64 KiB over that loopback, one way",
 }
+GROUPS = ("life", "throughput", "memory", "growth", "inside")
 LEVELS = (1, 2, 4, 8)
 FOREGROUND, DETACHED = "memory, run waits", "memory, detached"
 SHARED = "memory, warm server once"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from pysandbox.compare import audits
+from pysandbox.compare import audits, comparison
 from pysandbox.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from rich.console import Console
     from rich.table import Table
 
 TITLES = {
@@ -24,6 +25,8 @@ TITLES = {
 WIDTH = 160
 #: From which share of time taken by the hypervisor on the figures are in doubt.
 STOLEN = 0.02
+#: So many weak findings of a contender are named: `audit` and the page have them all.
+NAMED = 8
 
 
 def require() -> None:
@@ -51,17 +54,14 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
 def show(document: Mapping[str, Any]) -> None:
     """Print all of it."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+    console = _console()
     for line in head(document):
         console.print(line, markup=False, soft_wrap=True)
     for group, title in TITLES.items():
         figures = [each for each in document["figures"] if each["group"] == group]
         if figures:
-            console.print(_table(title, figures, document))
+            console.print(f"\n{title}", style="bold")
+            console.print(_table(figures, document))
     for line in doubts(document):
         console.print(line, markup=False, soft_wrap=True)
 
@@ -113,10 +113,17 @@ def times(ratio: Mapping[str, Any] | None) -> str:
     return text if ratio["low"] is None else f"{text} ({number(ratio['low'])}…{number(ratio['high'])})"
 
 
-def _table(title: str, figures: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> Table:
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def _table(figures: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table()
     table.add_column("")
     labels = [each["name"] for each in document["contenders"]]
     labels = [label for label in labels if any(each["contender"] == label for each in figures)]
@@ -138,17 +145,45 @@ def cell(figure: Mapping[str, Any]) -> list[str]:
     return [text for text in (median, times(figure["ratio"])) if text]
 
 
-def show_audits(found: Sequence[Mapping[str, Any]]) -> None:
-    """Print how many probes found what they should, and those that did not in words."""
-    from rich.console import Console
+def summary(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield, for each contender of a comparison: name, start to exit, memory while `run` waits, verdicts."""
+    figures = {(each["scenario"], each["contender"]): each for each in document["bench"]["figures"]}
+    found = {each["contender"]: each["findings"] for each in document["audits"]}
+    for each in document["bench"]["contenders"]:
+        name = each["name"]
+        start, memory = (figures.get((scenario, name)) for scenario in ("start to exit", "memory, run waits"))
+        if each["kind"] != "host":
+            counts = audits.counts(found.get(name, ()))
+            verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) if found.get(name) else "-"
+            times_ = f"{number(start['median'])} ms  {times(start['ratio'])}".strip() if start else "-"
+            yield name, times_, f"{number(memory['median'])} MiB" if memory else "-", verdicts
+
+
+def show_summary(document: Mapping[str, Any]) -> None:
+    """Print what a comparison comes to: one line for each contender."""
     from rich.table import Table
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=WIDTH)
+    console = _console()
+    table = Table()
+    for name in ("", "start to exit", "memory outside", "probes"):
+        table.add_column(name)
+    for row in summary(document):
+        table.add_row(*row)
+    console.print("\nIn short", style="bold")
+    console.print(table)
+    if names := comparison.emulated(document["bench"]):
+        console.print(f"{', '.join(names)}: under emulation: no isolation is claimed", markup=False, soft_wrap=True)
+
+
+def show_audits(found: Sequence[Mapping[str, Any]]) -> None:
+    """Print how many probes found what they should, and those that did not in words."""
+    from rich.table import Table
+
+    console = _console()
     audited = [each for each in found if each["findings"]]
     if audited:
-        table = Table(title="What was observed of the protection", title_justify="left", title_style="bold")
+        console.print("\nWhat was observed of the protection", style="bold")
+        table = Table()
         for name in ("", *(each["contender"] for each in audited)):
             table.add_column(name, justify="right" if name else "left")
         for verdict in audits.VERDICTS:
@@ -157,7 +192,9 @@ def show_audits(found: Sequence[Mapping[str, Any]]) -> None:
     for each in audited:
         weak = [finding["probe"] for finding in each["findings"] if finding["verdict"] == "weak"]
         if weak:
-            console.print(f"{each['contender']}, weak: {', '.join(weak)}", markup=False, soft_wrap=True)
+            more = f" and {len(weak) - NAMED} more" if len(weak) > NAMED else ""
+            text = f"{each['contender']}, weak: {', '.join(weak[:NAMED])}{more}"
+            console.print(text, markup=False, soft_wrap=True)
     for each in found:
         if not each["findings"]:
             console.print(f"NOT AUDITED {each['contender']}: {each['failure']}", markup=False, soft_wrap=True)
