@@ -161,6 +161,8 @@ ENTRIES: dict[str, tuple[bytes, str, bytes]] = {
     "whiteout of nothing": (entry("d/.wh."), "beyond its directory", entry("d/.wh.x")),
     "whiteout that is a directory": (directory("d/.wh.x"), "not a directory", entry("d/.wh.x")),
     "whiteout that is a link": (symlink("d/.wh.x", "/etc"), "not a symlink", entry("d/.wh.x")),
+    "whiteout twice": (entry("d/f") + entry("d/.wh..wh..opq") * 2, "twice", entry("d/f") + entry("d/.wh..wh..opq")),
+    "capability that is none": (extended(record("SCHILY.xattr.security.capability", b"evil")) + raw(), "does not take", extended(record("SCHILY.xattr.security.capability", bytes.fromhex("0100000200200000" + "0" * 24))) + raw()),
     "whiteout on the way": (entry("d/.wh.x/f"), "no directory", entry("d/.wh.x")),
 }  # fmt: skip
 
@@ -610,6 +612,29 @@ def test_a_blob_that_is_in_an_archive_twice_is_refused(yard: Path, tmp_path: Pat
 
     assert "twice" in refusal(tmp_path / "bad.tar", yard)
     layout.bundle(tmp_path / "good.tar", yard / "bundle")
+
+
+ESCAPE = "\x1b]0;owned\x07\n\x9b31m"
+
+
+@pytest.mark.parametrize("form", ["layout", "docker archive", "docker archive without its layer"])
+def test_an_images_name_reaches_a_terminal_in_letters_only(
+    yard: Path, tmp_path: Path, pysandbox: Runtime, form: str
+) -> None:
+    image = tmp_path / "image"
+    if form == "layout":
+        layout_of(image, LAYER, tag=ESCAPE)
+    else:
+        image.write_bytes(layout.docker_archive([LAYER], tag=ESCAPE))
+    if "without" in form:
+        config = entry("c", json.dumps(layout.configuration([LAYER])).encode())
+        manifest = json.dumps([{"Config": "c", "Layers": [ESCAPE]}]).encode()
+        image.write_bytes(archive(config, entry("manifest.json", manifest)))
+
+    done = pysandbox("bundle", image, yard / "bundle")
+
+    assert "owned" in done.stdout + done.stderr
+    assert [line for line in (done.stdout + done.stderr).splitlines() if not line.isprintable()] == []
 
 
 OBEYED = ["io.pysandbox.backend", "run.oci.handler", "org.systemd.property.ExecStart", "io.katacontainers.config.hypervisor.path"]  # fmt: skip

@@ -63,8 +63,8 @@ def layout_image(source: Source, reference: Reference, platform: Platform) -> Im
     found = list(_candidates(source, index, [], [], _NESTING))
     chosen = _choose(found, reference, platform, source.what)
     manifest = _manifest(source, chosen.descriptor)
-    config, name = _read(source, _member(manifest, "config", dict, "manifest"), _CONFIGS), chosen.digests[-1]
-    return _image(source, config, _layers(source, manifest), chosen.names[-1] if chosen.names else name, platform)
+    config = _read(source, _member(manifest, "config", dict, "manifest"), _CONFIGS)
+    return _image(source, config, _layers(source, manifest), chosen, platform)
 
 
 def _check_version(source: Source) -> None:
@@ -214,7 +214,7 @@ def docker_image(source: Source, reference: Reference, platform: Platform) -> Im
     if digest := _digest_of_name(chosen["Config"]):
         blob.verify(digest)
     layers = [source.open(name) for name in chosen["Layers"][: LAYERS + 1]]
-    return _image(source, blob.document(), layers, str(named[0]), platform)
+    return _image(source, blob.document(), layers, named[0], platform)
 
 
 def _archived(one: dict[str, Any]) -> _Candidate:
@@ -238,7 +238,7 @@ def _digest_of_name(name: str) -> str:
 # -- both --------------------------------------------------------------------------------------------------------------
 
 
-def _image(source: Source, document: Any, blobs: list[Blob], name: str, platform: Platform) -> Image:
+def _image(source: Source, document: Any, blobs: list[Blob], chosen: _Candidate, platform: Platform) -> Image:
     """Check a configuration against the layers and the platform."""
     config = _object(document, "image configuration")
     if not platform.matches(config):
@@ -250,7 +250,7 @@ def _image(source: Source, document: Any, blobs: list[Blob], name: str, platform
         raise InvalidArgument(f"{source.what}: more than {LAYERS} layers")
     if len(digests) != len(blobs):
         raise InvalidArgument(f"{source.what}: {len(blobs)} layers, but digests (rootfs.diff_ids) of {len(digests)}")
-    return Image(config, list(zip(blobs, digests, strict=True)), name)
+    return Image(config, list(zip(blobs, digests, strict=True)), str(chosen))
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:

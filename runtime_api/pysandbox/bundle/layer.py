@@ -33,6 +33,7 @@ class Layer:
         #: Directories that this layer made something in, and what, with whether it is a directory.
         self._made: dict[bytes, dict[bytes, bool]] = {}
         self._skipped: set[bytes] = set()
+        self._marks: set[bytes] = set()
 
     def apply(self, entry: Entry, content: Content) -> None:
         """Apply one entry. Raises InvalidArgument for what no layer may hold."""
@@ -125,7 +126,11 @@ class Layer:
             place = self._tree.place(mark, what, make=False)
         except FileNotFoundError:
             return
-        if mark.endswith(_OPAQUE):
+        if place.path in self._marks:
+            # Each looks at everything in a directory: a layer of nothing else would take for ever.
+            raise InvalidArgument(f"{what}: twice in one layer")
+        self._marks.add(place.path)
+        if place.name == _OPAQUE:
             self._hide_all(place.descriptor, place.directory)
         else:
             self._hide_one(Place(place.descriptor, place.directory, hidden))

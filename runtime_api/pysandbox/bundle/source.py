@@ -95,7 +95,7 @@ class DirectorySource:
 
     def open(self, name: str) -> Blob:
         """Return a file, which stays open as long as the source."""
-        what = f"{self.what}/{name}"
+        what = f"{self.what}: {_quoted(name)}"
         if name not in self._open:
             self._open[name] = self._descriptor(name, what)
             self._stack.callback(os.close, self._open[name])
@@ -132,7 +132,7 @@ class ArchiveSource:
 
     def open(self, name: str) -> Blob:
         """Return a file."""
-        path, what = os.fsencode(name), f"{self.what}:{name}"
+        path, what = os.fsencode(name), f"{self.what}: {_quoted(name)}"
         for _ in range(_HOPS):
             if path not in self._files:
                 raise NotFound(f"{what}: is not there")

@@ -250,8 +250,11 @@ class Tree:
             try:
                 os.setxattr(descriptor, name, value)
             except OSError as error:
+                if error.errno == errno.EINVAL:
+                    where = f"{shown(entry.name)}: extended attribute {shown(name)}"
+                    raise InvalidArgument(f"{where}: the kernel does not take its value for one") from None
                 if error.errno != errno.ENOTSUP:
-                    raise OSError(error.errno, f"{os.strerror(error.errno or 0)}: {shown(name)}", entry.name) from None
+                    raise
                 self._warn(f"extended attributes {shown(name)} (the file system of the bundle has none)", entry.name)
 
     # -- the end

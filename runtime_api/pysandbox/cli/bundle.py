@@ -62,7 +62,7 @@ def run(invocation: Invocation) -> int:
         with _interruptible():
             built = build(request, progress)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, error.filename or request.destination) from None
+        raise OSError(error.errno, error.strerror, _place(error.filename, request.destination)) from None
     finally:
         progress.end()
     for line in _omissions(built):
@@ -117,6 +117,15 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number, action in before.items():
             signal.signal(number, action)
+
+
+def _place(name: object, destination: str) -> str:
+    """Return where something went wrong: a name of the image, which is quoted, or else the bundle."""
+    from pysandbox.bundle.name import shown
+
+    if isinstance(name, bytes):
+        return shown(name)
+    return str(name) if name else destination
 
 
 def _omissions(built: Built) -> Iterator[str]:
