@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 _MOST_PIDS = 1 << 22
 
 
+def reap(pid: int, started: int) -> None:
+    """Reap a process if it has ended and is a child: whoever makes many containers would keep a zombie of each."""
+    if pid > 0 and not is_alive(pid, started) and start_time(pid, zombie=True) == started:
+        with contextlib.suppress(ChildProcessError):
+            current().reap(pid)
+
+
 def remove(runtime: OciRuntime, container_id: str, state_dir: str) -> None:
     """Have the runtime kill and remove a container, which need not exist, and remove the runtime's own state."""
     runtime.ask("delete", "--force", container_id)
@@ -69,7 +76,12 @@ class OciContainer(Container):
         """Have the runtime start one more process and leave it to us."""
         from pysandbox_oci.execution import execute
 
-        process, known = execute(request, self._runtime, self.id, self._state_dir)
+        try:
+            process, known = execute(request, self._runtime, self.id, self._state_dir)
+        except RuntimeFailed as error:
+            if self.paused():  # it would not have come here without the flag
+                raise Unimplemented(f"--ignore-paused: does not reach another runtime: {error}") from error
+            raise
         self._execs[request.exec_id] = (process.pid, start_time(process.pid, zombie=True) or 0, known)
         return process
 
@@ -124,10 +136,8 @@ class OciContainer(Container):
         self._reap()
 
     def _reap(self) -> None:
-        ended = not self.alive() and start_time(self.init.pid, zombie=True) == self._started
-        if not self._reaped and ended:
-            with contextlib.suppress(ChildProcessError):
-                current().reap(self.init.pid)
+        if not self._reaped:  # a shim's reaper may have taken it: then its pid may be another child's
+            reap(self.init.pid, self._started)
 
     # -- what a runtime may not have -----------------------------------------------------------------------------------
 
@@ -213,3 +223,4 @@ def destroy(runtime: OciRuntime, container_id: str, state_dir: str, pid: int, st
         with contextlib.suppress(FailedPrecondition):
             processes.send_signal(pid, started, signals.SIGKILL)
         remove(runtime, container_id, state_dir)
+    reap(pid, started)

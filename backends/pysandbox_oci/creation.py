@@ -8,7 +8,7 @@ import os
 from pysandbox.errors import InvalidArgument, SandboxError, Unimplemented
 from pysandbox.linux import start_time
 from pysandbox.record import replace
-from pysandbox_oci.container import OciContainer, remove
+from pysandbox_oci.container import OciContainer, destroy
 from pysandbox_oci.gate import Gate
 from pysandbox_oci.handover import derived, needs_gate, write_bundle
 from pysandbox_oci.launch import Launch
@@ -58,10 +58,10 @@ def flags_of(options: Options, dialect: Dialect) -> list[str]:
     ]
 
 
-def _undo(runtime: OciRuntime, container_id: str, state_dir: str) -> None:
+def _undo(runtime: OciRuntime, container_id: str, state_dir: str, pid: int = 0, started: int = 0) -> None:
     """Remove what a failed `create` has left; where that fails too, `destroy` will be asked."""
     with contextlib.suppress(SandboxError, OSError):
-        remove(runtime, container_id, state_dir)
+        destroy(runtime, container_id, state_dir, pid, started)
 
 
 def _remember_maker(request: CreateRequest, runtime: OciRuntime, maker: int) -> None:
@@ -83,11 +83,13 @@ def _create(request: CreateRequest, runtime: OciRuntime) -> OciContainer:
             if gate is not None and gate.error is not None:
                 raise gate.error from error
             raise
+        started = start_time(pid, zombie=True) or 0
         with contextlib.ExitStack() as undo:
+            undo.callback(_undo, runtime, request.id, request.state_dir, pid, started)
             console = launch.console()
             if console is not None:
                 undo.callback(os.close, console)
             if gate is None or not gate.passed:
                 request.runtime_created(pid)
             undo.pop_all()
-    return OciContainer(request.id, request.state_dir, runtime, pid, start_time(pid, zombie=True) or 0, console)
+    return OciContainer(request.id, request.state_dir, runtime, pid, started, console)
