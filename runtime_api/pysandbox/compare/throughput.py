@@ -46,11 +46,14 @@ def take(run: Callable[[int], object], level: int, containers: int = CONTAINERS)
     """
     turn = Turn(containers)
     numbers = itertools.count()
+    stopped = threading.Event()
     ready = threading.Barrier(level + 1)
 
     def work(worker: int) -> None:
         ready.wait()
-        while next(numbers) < containers:  # one call of C code: no two workers get the same number
+        while (
+            not stopped.is_set() and next(numbers) < containers
+        ):  # one call of C code: no two workers get the same number
             try:
                 run(worker)
             except (Failed, OSError) as error:
@@ -61,7 +64,13 @@ def take(run: Callable[[int], object], level: int, containers: int = CONTAINERS)
         each.start()
     ready.wait()
     begin = time.perf_counter()
-    for each in workers:
-        each.join()
+    try:
+        for each in workers:
+            each.join()
+    except BaseException:  # an interrupt: nobody may start another container behind our back
+        stopped.set()
+        for each in workers:
+            each.join()
+        raise
     turn.seconds = time.perf_counter() - begin
     return turn

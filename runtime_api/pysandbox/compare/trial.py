@@ -66,8 +66,7 @@ class Trial:
 
     def start_to_exit(self) -> Iterator[tuple[str, float]]:
         """`run` a program that writes a line and ends."""
-        argv = self._argv("run", *self._bundle("hello"), _new_id())
-        found = timing.run(self._name("run"), argv, self._environment, self.limit)
+        found = self._run("hello", self.limit)
         if found.first is None:
             raise Failed(f"{self.contender.name}: run: the program wrote nothing")
         yield "start to first byte", found.first
@@ -93,17 +92,24 @@ class Trial:
 
     def inside(self) -> gauge.Readings:
         """`run` the gauge in a container of its own; return what it says."""
-        argv = self._argv("run", *self._bundle("measure"), _new_id())
-        return gauge.read(timing.run(self._name("run"), argv, self._environment, self.limit + 60).output)
+        return gauge.read(self._run("measure", self.limit + 60).output)
 
     def throughput(self, level: int, containers: int) -> throughput.Turn:
         """`run` so many containers, `level` of them at once."""
+        return throughput.take(lambda _worker: self._run("hello", self.limit * 2), level, containers)
 
-        def run(_worker: int) -> object:
-            argv = self._argv("run", *self._bundle("hello"), _new_id())
-            return timing.run(self._name("run"), argv, self._environment, self.limit * 2)
-
-        return throughput.take(run, level, containers)
+    def _run(self, bundle: str, limit: float) -> timing.Timing:
+        """`run` a bundle to its end; where that fails or is interrupted, what is left of it is removed."""
+        name = _new_id()
+        self._here[name] = Sandbox(name, 0)
+        argv = self._argv("run", *self._bundle(bundle), name)
+        try:
+            found = timing.run(self._name("run"), argv, self._environment, limit)
+        except Failed:
+            self.remove(self._here[name])
+            raise
+        del self._here[name]
+        return found
 
     # -- containers --------------------------------------------------------------------------------------------------
 
@@ -158,6 +164,7 @@ class Trial:
     def foreground(self) -> Iterator[None]:
         """Have `run` wait for a container; what was started for it is there while the block runs."""
         name = _new_id()
+        self._here[name] = Sandbox(name, 0)
         argv = self._argv("run", *self._bundle("wait"), name)
         output = os.memfd_create("output")
         started = None
@@ -172,6 +179,7 @@ class Trial:
                 if started is not None:
                     started.wait(self.limit)
             os.close(output)
+            self.remove(self._here[name])
 
     def _wait_for_hello(self, output: int) -> None:
         deadline = time.monotonic() + self.limit

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 from precondition import requires
+from runtime import eventually
 
 from pysandbox.compare import document
 from pysandbox.oci.default import default_spec
@@ -155,22 +156,20 @@ def test_a_comparison_has_audits_and_a_page(launcher: Path, bundle: Path, tmp_pa
     assert (tmp_path / "c.html").read_text().startswith("<!doctype html>")
 
 
-def test_an_interrupted_bench_keeps_and_says_what_it_has(launcher: Path, bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [1.0, 1.7])
+def test_an_interrupted_bench_keeps_and_says_what_it_has(
+    seconds: float, launcher: Path, bundle: Path, tmp_path: Path
+) -> None:
     left = ours("/proc/self/mountinfo")
-    argv: Sequence[Any] = [
-        launcher,
-        "bench",
-        "--rounds",
-        "5000",
-        "--backend",
-        "namespaces",
-        "--json",
-        tmp_path / "i.json",
-        bundle,
-    ]
-    running = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    argv: Sequence[Any] = [launcher, "bench", "--rounds", "5000", "--backend", "namespaces", "--json", "i.json", bundle]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    running = subprocess.Popen(
+        argv, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
     try:
-        time.sleep(4)
+        # The pid file of the container that it holds is there before the first round; then rounds go on.
+        eventually(lambda: list(tmp_path.glob("pysandbox-bench-*/contender-*/0/pid")), "it has begun", seconds=30)
+        time.sleep(seconds)
         running.send_signal(signal.SIGINT)
         time.sleep(0.2)
         running.send_signal(signal.SIGINT)  # impatience must not stop the clearing up
@@ -184,6 +183,7 @@ def test_an_interrupted_bench_keeps_and_says_what_it_has(launcher: Path, bundle:
     assert "INTERRUPTED" in text
     assert found["interrupted"]
     assert medians(found, "namespaces")["start to exit"] > 0
+    assert os.listdir(tmp_path) == ["i.json"]
     assert ours("/proc/self/mountinfo") == left
 
 
