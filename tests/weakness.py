@@ -79,7 +79,7 @@ def open_everything(spec: dict[str, Any]) -> None:
     spec["mounts"] = [mount for mount in spec["mounts"] if mount["destination"] not in hosts]
     spec["mounts"] += [
         {"destination": path, "type": "bind", "source": path, "options": ["rbind", "rw"]} for path in ("/sys", "/tmp")
-    ]
+    ] + [{"destination": "/run", "type": "tmpfs", "source": "tmpfs"}]
 
 
 def own_capabilities() -> list[str]:

@@ -1626,6 +1626,17 @@ pub fn attempt(number: i64, arguments: [usize; 6]) -> Result<i64> {
     check(syscall!(number, one, two, three, four, five, six))
 }
 
+/// faccessat2(2) for writing with the effective ids.
+pub fn may_write(path: &CStr) -> Result<()> {
+    done(syscall!(
+        libc::SYS_faccessat2,
+        libc::AT_FDCWD,
+        path.as_ptr(),
+        libc::W_OK,
+        libc::AT_EACCESS
+    ))
+}
+
 /// getpid(2) by the 32-bit entry, its answer as it comes: below 0 an error number. None where there is no such entry.
 #[cfg(target_arch = "x86_64")]
 pub fn getpid_of_32_bit() -> Option<i32> {

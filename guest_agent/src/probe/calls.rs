@@ -12,7 +12,7 @@ const NOWHERE: usize = usize::MAX;
 type Call = (&'static str, i64, [usize; 6]);
 
 /// Name, number and arguments. None of them can succeed in anything but making a descriptor or reading a state.
-const CALLS: [Call; 32] = [
+const CALLS: [Call; 28] = [
     // action 3 reads all messages, into no room
     ("syslog", libc::SYS_syslog, [3, 0, 0, 0, 0, 0]),
     (
@@ -21,9 +21,6 @@ const CALLS: [Call; 32] = [
         [1, 0, 0, 0, 0, 0],
     ),
     ("userfaultfd", libc::SYS_userfaultfd, [0; 6]),
-    ("perf_event_open", libc::SYS_perf_event_open, [0; 6]),
-    // BPF_MAP_CREATE without attributes
-    ("bpf", libc::SYS_bpf, [0, 0, 0, 0, 0, 0]),
     ("add_key", libc::SYS_add_key, [0; 6]),
     ("request_key", libc::SYS_request_key, [0; 6]),
     // KEYCTL_GET_KEYRING_ID of the session's keyring, which makes none
@@ -37,7 +34,7 @@ const CALLS: [Call; 32] = [
     (
         "mount_setattr",
         libc::SYS_mount_setattr,
-        [NOWHERE, 0, 0, 0, 0, 0],
+        [NOWHERE, 0, 0, NOWHERE, 32, 0],
     ),
     (
         "move_mount",
@@ -45,12 +42,6 @@ const CALLS: [Call; 32] = [
         [NOWHERE, 0, NOWHERE, 0, 0, 0],
     ),
     ("fsmount", libc::SYS_fsmount, [NOWHERE, 0, 0, 0, 0, 0]),
-    (
-        "mount",
-        libc::SYS_mount,
-        [NOWHERE, NOWHERE, NOWHERE, 0, 0, 0],
-    ),
-    ("umount2", libc::SYS_umount2, [NOWHERE, 0, 0, 0, 0, 0]),
     (
         "pivot_root",
         libc::SYS_pivot_root,
@@ -141,6 +132,30 @@ pub fn probes() -> Vec<Probe> {
         })
         .collect();
     probes.push(Probe::new(
+        "call.perf_event_open",
+        "perf_event_open of a clock in software, of the child itself, kernel excluded",
+        |_| perf_event_open(),
+    ));
+    probes.push(Probe::new(
+        "call.bpf",
+        "bpf(BPF_MAP_CREATE) of an array of one element, gone with the child",
+        |_| bpf(),
+    ));
+    probes.push(Probe::new(
+        "call.mount",
+        "mount(2) that moves nothing to /: EINVAL, or EPERM before",
+        |_| outcome(sys::mount(Some(c""), c"/", None, libc::MS_MOVE, None)),
+    ));
+    probes.push(Probe::new(
+        "call.umount2",
+        "umount2 of / with MNT_EXPIRE and MNT_DETACH: EINVAL, or EPERM before",
+        |_| {
+            let flags = (libc::MNT_EXPIRE | libc::MNT_DETACH) as usize;
+            let arguments = [c"/".as_ptr() as usize, flags, 0, 0, 0, 0];
+            outcome(sys::attempt(libc::SYS_umount2, arguments))
+        },
+    ));
+    probes.push(Probe::new(
         "call.open_by_handle_at",
         "open_by_handle_at of inode 2 of the root file system (\"shocker\")",
         |_| by_handle(),
@@ -198,4 +213,38 @@ fn by_handle() -> Facts {
             outcome(sys::attempt(libc::SYS_open_by_handle_at, arguments))
         }
     }
+}
+
+/// `struct perf_event_attr` up to `config2` (PERF_ATTR_SIZE_VER0 is 64): type, size, config, …, flags.
+fn perf_event_open() -> Facts {
+    const SOFTWARE: u64 = 1;
+    const SIZE: u64 = 64;
+    const DISABLED_WITHOUT_KERNEL: u64 = 1 | 1 << 5 | 1 << 6;
+    let attributes: [u64; 8] = [
+        SOFTWARE | SIZE << 32,
+        0,
+        0,
+        0,
+        0,
+        DISABLED_WITHOUT_KERNEL,
+        0,
+        0,
+    ];
+    let arguments = [attributes.as_ptr() as usize, 0, NOWHERE, NOWHERE, 0, 0];
+    outcome(sys::attempt(libc::SYS_perf_event_open, arguments))
+}
+
+/// The beginning of `union bpf_attr`: map_type, key_size, value_size, max_entries.
+fn bpf() -> Facts {
+    const ARRAY: u32 = 2;
+    let attributes: [u32; 4] = [ARRAY, 4, 4, 1];
+    let arguments = [
+        0,
+        attributes.as_ptr() as usize,
+        size_of_val(&attributes),
+        0,
+        0,
+        0,
+    ];
+    outcome(sys::attempt(libc::SYS_bpf, arguments))
 }

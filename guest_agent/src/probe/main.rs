@@ -1,8 +1,9 @@
 //! pysandbox-probe: runs in a workload's place and reports what it could do there, a JSON line for each probe. It judges
 //! nothing: `runtime_api/pysandbox/audit` does, on the host.
 //!
-//! `pysandbox-probe [--own PATH] [--place DIRECTORY] [--canary PATH] [--listed]`. `--own` is where this program is
-//! mounted, to be left out of what is reported; below `--place` it may make files of its own, which it removes;
+//! `pysandbox-probe [--own PATH] [--place DIRECTORY]… [--canary PATH] [--listed]`. `--own` is where this program is
+//! mounted, to be left out of what is reported; in the first `--place` that it can write to it may make files of its own,
+//! which it removes;
 //! `--canary` is a file of the host's that is not to be found; `--listed` prints the probes' names and does nothing else.
 //! After the last line it waits for the end of standard input, so that it can be looked at from outside.
 //!

@@ -46,7 +46,10 @@ pub fn probes() -> Vec<Probe> {
         "unshare(CLONE_NEWNS), remount /proc/sys writable",
         |_| remount(),
     ));
-    let rows: [(&str, &str, Wanted); 6] = [
+    let rows: [(&str, &str, Wanted); 7] = [
+        ("limits.tmpfs", "writable tmpfs without a size", |row| {
+            row.kind == "tmpfs" && !row.read_only() && !row.special.contains("size=")
+        }),
         (
             "mounts.sysfs_writable",
             "sysfs that is mounted writable",

@@ -7,7 +7,7 @@ use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
-/// The arguments. `directory` is one in which files may be made, if there is one.
+/// The arguments. `directory` is the one in which files may be made, if there is one.
 #[derive(Default)]
 pub struct Place {
     pub own: String,
@@ -28,7 +28,12 @@ impl Place {
             match word.as_str() {
                 "--own" => place.own = value()?,
                 "--canary" => place.canary = value()?,
-                "--place" => place.directory = Some(c_string(&value()?)?),
+                "--place" => {
+                    let path = c_string(&value()?)?;
+                    if place.directory.is_none() && sys::may_write(&path).is_ok() {
+                        place.directory = Some(path);
+                    }
+                }
                 "--listed" => place.listed = true,
                 _ => return Err(format!("{word}: unknown argument")),
             }

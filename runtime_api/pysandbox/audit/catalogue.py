@@ -60,6 +60,7 @@ def _limits() -> list[Probe]:
         ("limits.open_files", "a limit", "descriptors take memory of the host's kernel", judge.limited),
         ("limits.core", "0", "a core goes to the host's core_pattern", judge.no_core),
         ("limits.locked_memory", "a limit", "locked memory cannot be taken back under pressure", judge.limited),
+        ("limits.tmpfs", "each has a size", "files there are memory of the host's", judge.nothing_found),
     ]  # fmt: skip
     inside = [Probe(name=name, group="limits", expected=expected, why=why, judge=how)
               for name, expected, why, how in rows]  # fmt: skip

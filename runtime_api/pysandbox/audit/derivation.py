@@ -30,13 +30,15 @@ def derive(spec: Mapping[str, Any], program: str, canary: str, suffix: str) -> D
     `suffix` tells its cgroup from the user's own. Raises InvalidArgument where the program has no place: its mount
     point is made on a tmpfs of the container, never in the user's root file system.
     """
-    place = _place(spec.get("mounts") or ())
-    own = posixpath.join(place, NAME)
+    places = _places(spec.get("mounts") or ())
+    own = posixpath.join(places[0], NAME)
     derived: dict[str, Any] = {**spec, "process": {**spec["process"]}, "mounts": [*(spec.get("mounts") or ())]}
     derived["mounts"].append(
         {"destination": own, "type": "bind", "source": program, "options": ["bind", "ro", "nosuid", "nodev"]}
     )
-    derived["process"].update(args=[own, "--own", own, "--place", place, "--canary", canary], terminal=False)
+    derived["process"].update(args=[own, "--own", own, "--canary", canary], terminal=False)
+    for place in places:
+        derived["process"]["args"] += ["--place", place]
     derived["process"].pop("consoleSize", None)
     changes = [f"process.args is the probe, bind-mounted read-only at {own}", "process.terminal is false"]
     if path := (spec.get("linux") or {}).get("cgroupsPath"):
@@ -45,8 +47,8 @@ def derive(spec: Mapping[str, Any], program: str, canary: str, suffix: str) -> D
     return Derivation(derived, tuple(changes))  # type: ignore[arg-type]
 
 
-def _place(mounts: Sequence[Mapping[str, Any]]) -> str:
-    """Return a writable tmpfs of the container that no later mount covers: /dev, if it is one."""
+def _places(mounts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the writable tmpfs of the container that no later mount covers: /dev first, if it is one."""
     found = []
     for index, mount in enumerate(mounts):
         path = posixpath.normpath(mount["destination"])
@@ -59,4 +61,4 @@ def _place(mounts: Sequence[Mapping[str, Any]]) -> str:
             "config.json: mounts: there is no writable tmpfs to put the probe on, and nothing is written to the "
             "root file system; remedy: a tmpfs at /dev"
         )
-    return "/dev" if "/dev" in found else found[0]
+    return sorted(found, key=lambda path: path != "/dev")

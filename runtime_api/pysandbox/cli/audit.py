@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal
 import os
 import sys
 
@@ -55,6 +56,8 @@ def observed(invocation: Invocation, path: str, backend: str) -> Report:
     from pysandbox.record import replace
 
     current().require_cold("it watches a container while it runs")
+    for number in (_signal.SIGTERM, _signal.SIGHUP):
+        _signal.signal(number, _signal.default_int_handler)  # the container goes with us
     bundle = load_bundle(os.path.abspath(path))
     runtime = invocation.runtime()
     runtime = replace(runtime, backend=backend or runtime.backend)

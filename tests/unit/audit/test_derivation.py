@@ -59,6 +59,6 @@ def test_without_a_tmpfs_nothing_is_mounted_on_the_users_files(mounts: list[dict
 def test_any_tmpfs_will_do() -> None:
     spec: dict[str, Any] = {**default_spec(), "mounts": [{"destination": "/run/", "type": "tmpfs"}]}
 
-    assert _derived(spec)["process"]["args"][:5] == [
-        "/run/.pysandbox-probe", "--own", "/run/.pysandbox-probe", "--place", "/run"
+    assert _derived(spec)["process"]["args"] == [
+        "/run/.pysandbox-probe", "--own", "/run/.pysandbox-probe", "--canary", "/tmp/canary", "--place", "/run"
     ]  # fmt: skip
