@@ -170,6 +170,7 @@ _BY_JUDGE: dict[Any, tuple[dict[str, Any], dict[str, Any]]] = {
     judge.not_shared: ({"shared": False}, {"shared": True}),
     judge.not_root: ({"uid": 65534}, {"uid": 0}),
     judge.in_cgroup: ({"outside": []}, {"outside": ["memory"]}),
+    judge.pids_bounded: ({"limit": "256"}, {"limit": None}),
     judge.bounded: ({"limit": "4096"}, {"limit": None}),
     judge.accelerated: ({"text": "kvm"}, {"text": "tcg"}),
 }

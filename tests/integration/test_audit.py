@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import weakness
 from precondition import requires
+from runtime import eventually
 
 from pysandbox.audit.audit import report
 from pysandbox.audit.catalogue import COMPUTED, PROBES
@@ -221,6 +223,22 @@ def test_a_bundle_that_cannot_run_is_one_line_and_another_exit_code(auditor: Aud
 @pytest.mark.parametrize("words", [(), ("--policy", "nothing")])
 def test_verify_without_a_policy_fails(auditor: Auditor, words: tuple[str, ...]) -> None:
     assert auditor("verify", *words, auditor.bundle()).returncode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_audit_that_is_interrupted_leaves_nothing_behind(auditor: Auditor, number: int) -> None:
+    bundle = auditor.bundle()
+    argv = [str(auditor.launcher), "--root", str(auditor.directory / "root"), "audit", str(bundle)]
+    process = subprocess.Popen(
+        argv, env={**os.environ, "PYSANDBOX_WARM": "off"}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    eventually(lambda: auditor.left() or process.poll() is not None, "there is a container", seconds=20)
+
+    process.send_signal(number)
+
+    assert process.wait(timeout=60) in (0, 130)
+    assert auditor.left() == []
 
 
 # -- the gate at create ------------------------------------------------------------------------------------------------

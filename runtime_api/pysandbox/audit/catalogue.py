@@ -65,11 +65,11 @@ def _limits() -> list[Probe]:
     inside = [Probe(name=name, group="limits", expected=expected, why=why, judge=how)
               for name, expected, why, how in rows]  # fmt: skip
     outside = [
-        Probe(name=f"limits.{name}", group="limits", expected="a limit", why=why, judge=judge.bounded, outside=True)
-        for name, why in (
-            ("memory", "without one the host runs out of memory first"),
-            ("pids", "without one a fork bomb takes all process ids"),
-            ("cpu", "without one all processors can be kept busy"),
+        Probe(name=f"limits.{name}", group="limits", expected="a limit", why=why, judge=how, outside=True)
+        for name, why, how in (
+            ("memory", "without one the host runs out of memory first", judge.bounded),
+            ("pids", "without one a fork bomb takes all process ids of the kernel", judge.pids_bounded),
+            ("cpu", "without one all processors can be kept busy", judge.bounded),
         )
     ]
     return inside + outside

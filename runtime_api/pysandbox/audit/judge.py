@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from pysandbox.audit.context import Context
 from pysandbox.audit.finding import WEAK, Facts, Judgement, ok, unknown, weak
@@ -48,6 +48,10 @@ def untried(facts: Facts) -> Judgement | None:
 def clean(text: str, width: int = _WIDTH) -> str:
     """Return a text that is safe on a terminal, and not long."""
     return "".join(character if character.isprintable() else "?" for character in text[:width])
+
+
+def _listed(items: Sequence[str]) -> str:
+    return ", ".join(items[:_SHOWN]) + (", …" if len(items) > _SHOWN else "")
 
 
 def error_name(facts: Facts, key: str = "errno") -> str:
@@ -146,8 +150,7 @@ def nothing_found(facts: Facts, _: Context) -> Judgement:
     if isinstance(found, list):
         if not found:
             return ok("none")
-        shown = ", ".join(clean(str(item)) for item in found[:_SHOWN])
-        return weak(f"{len(found)}: {shown}{', …' if len(found) > _SHOWN else ''}")
+        return weak(f"{len(found)}: {_listed([clean(str(item)) for item in found])}")
     if failed := error_name(facts):
         if facts["errno"] == errno.ENOENT:
             return ok("no such table")
@@ -184,7 +187,7 @@ def capabilities_within(names: Iterable[str]) -> Judge:
         if bits is None:
             return _unread(facts)
         excess = bits & ~allowed
-        return weak(f"{bits:016x}: {', '.join(names_of(excess))}") if excess else ok(f"{bits:016x}")
+        return weak(f"{bits:016x}: {_listed(names_of(excess))}") if excess else ok(f"{bits:016x}")
 
     return judge
 
@@ -220,7 +223,7 @@ def capabilities_as_spec(_: Facts, context: Context) -> Judgement:
             return unknown(f"the {name} set was not observed")
         more = bits & ~mask(known for known in asked.get(name) or () if known in CAPABILITIES)
         excess += [f"{name} {each}" for each in names_of(more)]
-    return weak(f"beyond the spec: {', '.join(excess[:_SHOWN])}") if excess else ok("none beyond the spec")
+    return weak(f"beyond the spec: {_listed(excess)}") if excess else ok("none beyond the spec")
 
 
 def id_as_spec(key: str) -> Judge:
@@ -366,6 +369,14 @@ def in_cgroup(facts: Facts, _: Context) -> Judgement:
     if not isinstance(outside, list):
         return _odd(facts)
     return weak(f"not in one of its own for {', '.join(map(str, outside))}") if outside else ok("its own")
+
+
+def pids_bounded(facts: Facts, context: Context) -> Judgement:
+    """Weak if the cgroup sets no limit; a kernel of its own has process ids of its own."""
+    judgement = bounded(facts, context)
+    if judgement.verdict == WEAK and context.own_kernel:
+        return ok(f"{judgement.observed}, of its own kernel")
+    return judgement
 
 
 def bounded(facts: Facts, _: Context) -> Judgement:

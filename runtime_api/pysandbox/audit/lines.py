@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 #: Bytes of one line and of all, items of a list, characters of a text, members of an object.
 LINE_LIMIT = 16 * 1024
 SIZE_LIMIT = 1024 * 1024
+#: Lines: as many as there are probes, and some.
+LINES_LIMIT = 2 * len(PROBES)
 _ITEMS, _TEXT, _MEMBERS = 500, 1100, 16
 
 
@@ -25,7 +27,7 @@ class Reader:
         self.faults: list[str] = []
         self.ended = False
         self._rest = b""
-        self._size = 0
+        self._size = self._lines = 0
 
     def feed(self, data: bytes) -> None:
         """Take the next piece. After the bound nothing more is taken."""
@@ -35,9 +37,13 @@ class Reader:
             self.ended, self._rest = True, b""
             return
         *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
+        for line in lines[:LINES_LIMIT]:
             if not self.ended:
                 self._take(line)
+        self._lines += len(lines)
+        if self._lines > LINES_LIMIT:
+            self._fault(f"more than {LINES_LIMIT} lines")
+            self.ended, self._rest = True, b""
         if len(self._rest) > LINE_LIMIT:
             self._fault(f"a line of more than {LINE_LIMIT} bytes")
             self.ended, self._rest = True, b""

@@ -73,11 +73,12 @@ def test_a_line_without_an_end_is_given_up() -> None:
     assert "a line of more than" in reader.faults[0]
 
 
-def test_a_flood_is_given_up_and_held_nowhere() -> None:
+@pytest.mark.parametrize("piece", [b"{}\n" * 2730, b" " * 8192 + b"\n"])
+def test_a_flood_is_given_up_and_held_nowhere(piece: bytes) -> None:
     reader = Reader()
 
     for _ in range(SIZE_LIMIT // 8192 + 2):
-        reader.feed(b"{}\n" * 2730)
+        reader.feed(piece)
 
     assert reader.ended
     assert len(reader.faults) <= 16
