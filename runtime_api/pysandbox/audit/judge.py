@@ -150,7 +150,9 @@ def nothing_found(facts: Facts, _: Context) -> Judgement:
     if isinstance(found, list):
         if not found:
             return ok("none")
-        return weak(f"{len(found)}: {_listed([clean(str(item)) for item in found])}")
+        count = facts.get("count")
+        total = count if isinstance(count, int) else len(found)
+        return weak(f"{total}: {_listed([clean(str(item)) for item in found])}")
     if failed := error_name(facts):
         if facts["errno"] == errno.ENOENT:
             return ok("no such table")
