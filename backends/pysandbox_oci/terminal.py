@@ -11,7 +11,7 @@ import os
 import select
 import sys
 
-from pysandbox.errors import InvalidArgument, Unavailable
+from pysandbox.errors import Unavailable
 
 #: Bytes of a path in sockaddr_un, without the last (unix(7)).
 _LONGEST_PATH = 107
@@ -22,27 +22,30 @@ _LONGEST_NAME = 4096
 
 
 class ConsoleSocket:
-    """Listens in the container's directory; gone, with what came, when `held` closes."""
+    """Listens in the container's directory; gone, with what came, when `held` closes. `path` is for the runtime.
+
+    Where the directory's path is too long for a socket's, it leads there through our open descriptor of it: no runtime
+    gets that, which could hand it on into the container.
+    """
 
     def __init__(self, state_dir: str, held: contextlib.ExitStack) -> None:
-        self.path = f"{state_dir}/{os.urandom(4).hex()}"
-        length = len(os.fsencode(self.path))
-        if length > _LONGEST_PATH:
-            raise InvalidArgument(
-                f"process.terminal: the console socket's path {self.path} has {length} bytes, at most {_LONGEST_PATH}: "
-                "a shorter id or --root helps"
-            )
+        name = os.urandom(4).hex()
+        self._directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        held.callback(os.close, self._directory)
+        self.path = f"{state_dir}/{name}"
+        if len(os.fsencode(self.path)) > _LONGEST_PATH:
+            self.path = f"/proc/{os.getpid()}/fd/{self._directory}/{name}"
         self._listener = _socket.socket(
             _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK
         )
         held.callback(self._listener.close)
-        self._listener.bind(self.path)
-        held.callback(self._unlink)
+        self._listener.bind(f"/proc/self/fd/{self._directory}/{name}")
+        held.callback(self._unlink, name)
         self._listener.listen(1)
 
-    def _unlink(self) -> None:
+    def _unlink(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+            os.unlink(name, dir_fd=self._directory)
 
     def take(self) -> int:
         """Return the master that a runtime which has ended well has sent, the caller's to close. Raises Unavailable.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from precondition import requires
 from runtime import eventually
 
 from daemon import image
@@ -116,7 +117,7 @@ class Engine:
 
 
 def backend_arguments(request: pytest.FixtureRequest, backend: str) -> list[str]:
-    """Return the arguments that have the runtime use a backend: none for its own choice, else a settings file of ours.
+    """Return the arguments that have the runtime use a backend: none for its own choice, for most a settings file.
 
     Another runtime than ours has no backends: skips.
     """
@@ -124,6 +125,9 @@ def backend_arguments(request: pytest.FixtureRequest, backend: str) -> list[str]
         return []
     if request.getfixturevalue("runtime_program").name != "pysandbox":
         pytest.skip("this runtime has no backends")
+    if backend.startswith("oci:"):
+        requires(f"command {backend.removeprefix('oci:')}")
+        return ["--backend", backend]
     settings = request.getfixturevalue("tmp_path_factory").mktemp("settings") / "config.toml"
     values = request.getfixturevalue(f"{backend}_settings").items()
     lines = [f'backend = "{backend}"', f"[backends.{backend}]", *(f"{name} = {value!r}" for name, value in values)]

@@ -34,11 +34,14 @@ MICROVM = {
 PROGRAMS = {"docker": ("command dockerd", "command docker"), "podman": ("command podman", "command conmon")}
 
 
-@pytest.fixture(scope="session", params=["docker", "podman", "docker microvm", "podman microvm"])
+@pytest.fixture(
+    scope="session",
+    params=["docker", "podman", "docker microvm", "podman microvm", "docker oci:runc", "podman oci:runc"],
+)
 def started_engine(
     request: pytest.FixtureRequest, runtime_program: Path, layer: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
-    """An engine of the session's own; each of its containers is in a virtual machine where the second word says so."""
+    """An engine of the session's own; the second word, if there is one, says by which backend of ours."""
     name, _, backend = request.param.partition(" ")
     requires("root", *PROGRAMS[name])
     arguments = backend_arguments(request, backend or "namespaces")

@@ -157,6 +157,23 @@ def test_a_terminal_comes_over_the_console_socket(pysandbox: Runtime, make_bundl
     pysandbox.wait_status(container_id, "stopped")
 
 
+def test_a_terminal_where_the_state_directory_has_a_long_path(
+    pysandbox: Runtime, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    """A socket's path has 107 bytes at most, and docker's directory is about as long."""
+    pysandbox.root = tmp_path / "root" / ("x" * 100)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "console"))
+        listener.listen(1)
+        bundle = make_bundle(["sh", "-c", "test -t 0 && echo terminal"], terminal=True)
+        container_id = pysandbox.create(bundle, None, "--console-socket", tmp_path / "console")
+        with open(receive(listener), "rb", buffering=0) as master:
+            pysandbox.ok("start", container_id)
+            assert master.readline() == b"terminal\r\n"
+    pysandbox.wait_status(container_id, "stopped")
+    pysandbox.ok("delete", container_id)
+
+
 def test_run_on_the_callers_own_terminal(pysandbox: Runtime, make_bundle: MakeBundle) -> None:
     script = "test -t 0 && stty size; read x; echo got $x; read y; exit 3"
     bundle = make_bundle(["sh", "-c", script], terminal=True)
