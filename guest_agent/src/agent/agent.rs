@@ -221,7 +221,7 @@ impl Agent {
             .values()
             .filter(|container| container.removal.is_some());
         launches
-            .chain(removals.map(|_| sys::monotonic() + crate::lifecycle::REMOVAL_TICK))
+            .chain(removals.map(|_| sys::monotonic() + crate::ending::REMOVAL_TICK))
             .chain(self.pending.iter().map(Pending::next_look))
             .chain(self.connection.deadline())
             .chain(self.spare.is_none().then_some(self.next_spare))
