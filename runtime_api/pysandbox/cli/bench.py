@@ -25,6 +25,7 @@ FLAGS = (
     Flag("quick", "a first look: about half a minute for two contenders"),
     Flag("only", "measure nothing but life, throughput, memory, growth or inside: A,B", "string"),
     Flag("rounds", "turns of each contender", "int"),
+    Flag("containerd", "measure also through the API of the containerd that listens at this socket", "string"),
     Flag("against", "say how far the ratios agree with those of this file, which --json wrote earlier", "string"),
     Flag("json", "write machine, settings and all raw figures to this file", "string"),
 )
@@ -90,6 +91,7 @@ def read_request(invocation: Invocation) -> Request:
         names=tuple(candidate.read_names(names)),
         runtimes=candidate.read_runtimes(parsed["runtime"]),
         baseline=parsed["baseline"],
+        containerd=parsed["containerd"],
         settings=settings,
     )
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pysandbox.compare.candidate import Candidate
+    from pysandbox.compare.containerdtrial import Api, Client
     from pysandbox.oci.bundle import Bundle
 
 _CHANCE = random.Random()  # noqa: S311  (an order, not a secret)
@@ -36,6 +37,8 @@ SLOW = 250.0
 STRIDE = 3
 #: Failures of one scenario after which it is left out.
 ENOUGH = 2
+#: From where on a sandbox's clock cannot be believed: a tenth beyond what the host saw pass.
+AHEAD = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class Request:
     names: tuple[str, ...] = ()
     runtimes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     baseline: str = ""
+    #: Socket of a containerd; empty for none.
+    containerd: str = ""
     settings: Settings = field(default_factory=Settings)
 
 
@@ -117,9 +122,12 @@ class Bench:
         with workplace, contextlib.ExitStack() as stack:
             directory = workplace.path
             try:
+                client = self._connect(stack)
                 self._prepare(stack, directory)
                 cpu = time.process_time()
                 self._measure()
+                if client is not None:
+                    self._through(client)
                 self._cpu = time.process_time() - cpu
             except KeyboardInterrupt:
                 self.result.interrupted = True
@@ -266,13 +274,17 @@ class Bench:
         for name, error in found.errors.items():
             failed = self.result.failures.setdefault((trial.contender.name, figure.inside(name)), [])
             failed[:] = [error]
+        if found.ahead > AHEAD:
+            raise Failed(f"{trial.contender.name}: its clock ran {found.ahead:.1f} times as fast as the host's")
         if not found.values:
             raise Failed(f"{trial.contender.name}: the gauge told nothing")
         for name, value in found.values.items():
             yield figure.inside(name), value
 
     def _turn(self, trial: Trial, name: str, act: Callable[[], Iterator[tuple[str, float]]], number: int) -> None:
-        label = trial.contender.name
+        self._act(trial.contender.name, name, act, number)
+
+    def _act(self, label: str, name: str, act: Callable[[], Iterator[tuple[str, float]]], number: int) -> None:
         if self.result.given_up(label, name):
             return
         try:
@@ -344,6 +356,43 @@ class Bench:
             except Failed as error:
                 self.result.failed(label, "growth", error)
         self.progress("growth", len(trials), len(trials))
+
+    def _connect(self, stack: contextlib.ExitStack) -> Client | None:
+        """Connect to the containerd that was asked for. Raises Unavailable."""
+        if not self.request.containerd or "containerd" not in self.settings.groups:
+            return None
+        from pysandbox.compare.containerdtrial import Client
+
+        return stack.enter_context(Client(self.request.containerd))
+
+    def _through(self, client: Client) -> None:
+        """Take turns through containerd's API; who has no shim there is told with containerd's words."""
+        from pysandbox.compare.containerdtrial import RUNTIMES, Api
+
+        with contextlib.ExitStack() as stack:
+            apis = []
+            for trial in self._containers():
+                label = trial.contender.name
+                if label not in RUNTIMES:
+                    self.result.failed(label, "containerd", "has no shim of its own that this bench knows")
+                    continue
+                api = Api(client, label, trial.bundles)
+                stack.callback(api.close)
+                try:
+                    api.prepare()
+                    apis.append(api)
+                except Failed as error:
+                    self.result.failed(label, "containerd", error)
+            self._api_rounds(apis)
+
+    def _api_rounds(self, apis: Sequence[Api]) -> None:
+        for number in range(1, self.settings.rounds + 1):
+            present = [each for each in apis if each.name not in self.slow or number % STRIDE == 1]
+            turns = [(each.name, act) for each in present for act in (each.life, each.exec)]
+            _CHANCE.shuffle(turns)
+            for label, act in turns:
+                self._act(label, "containerd", act, number)
+            self.progress("through containerd", number, self.settings.rounds)
 
     # -- the document --------------------------------------------------------------------------------------------------
 

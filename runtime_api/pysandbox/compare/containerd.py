@@ -139,17 +139,20 @@ class Tasks:
         """Remove an ended exec."""
         self._call("DeleteProcess", {1: container, 2: exec_id})
 
-    def _call(self, method: str, fields: Mapping[int, str | bytes]) -> bytes:
+    def _call(self, method: str, fields: Mapping[int, str | bytes | int]) -> bytes:
         if method not in self._calls:
             self._calls[method] = self._channel.unary_unary(f"/containerd.services.tasks.v1.Tasks/{method}")
         answer: bytes = self._calls[method](encode(fields), timeout=LIMIT, metadata=self._metadata)
         return answer
 
 
-def encode(fields: Mapping[int, str | bytes]) -> bytes:
-    """Return a protobuf message of strings and messages, number → value; empty ones are not sent."""
+def encode(fields: Mapping[int, str | bytes | int]) -> bytes:
+    """Return a protobuf message of strings, messages and whole numbers, by field number; empty ones are not sent."""
     message = b""
     for number, value in fields.items():
+        if isinstance(value, int):
+            message += bytes([number << 3]) + _varint(value) if value else b""
+            continue
         payload = value.encode() if isinstance(value, str) else value
         if payload:
             message += bytes([number << 3 | 2]) + _varint(len(payload)) + payload

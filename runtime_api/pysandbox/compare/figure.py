@@ -56,8 +56,15 @@ _INSIDE = {
     "TCP round trip": "a byte to another thread and back over that loopback",
     "TCP stream": "blocks of 64 KiB over that loopback, one way",
 }
-GROUPS = ("life", "throughput", "memory", "growth", "inside")
+GROUPS = ("life", "throughput", "memory", "growth", "inside", "containerd")
 LEVELS = (1, 2, 4, 8)
+_API = {
+    "api: create": "Tasks.Create of containerd's API, which starts the shim",
+    "api: start": "Tasks.Start",
+    "api: delete": "Tasks.Delete of an ended task, which ends the shim",
+    "api: create to exit": "from Tasks.Create to the answer of Tasks.Wait",
+    "api: exec to exit": "Tasks.Exec, Start and Wait for a process in a task that waits",
+}
 FOREGROUND, DETACHED = "memory, run waits", "memory, detached"
 SHARED = "memory, warm server once"
 _MEMORY = {
@@ -86,6 +93,7 @@ def catalogue(growth: tuple[int, ...]) -> dict[str, Scenario]:
     found += [Scenario(name, "memory", "MiB", how) for name, how in _MEMORY.items()]
     found += [each for level in growth for each in _growth(level)]
     found += [Scenario(inside(name), "inside", *_unit(name, how)) for name, how in _INSIDE.items()]
+    found += [Scenario(name, "containerd", "ms", how) for name, how in _API.items()]
     return {each.name: each for each in found}
 
 

@@ -36,6 +36,8 @@ class Readings:
     errors: dict[str, str] = field(default_factory=dict)
     kernel: str = ""
     milliseconds: float | None = None
+    #: Its milliseconds in relation to those that the host saw pass: above 1, the sandbox's clock runs ahead.
+    ahead: float = 1.0
 
 
 def read(text: str) -> Readings:

@@ -20,6 +20,7 @@ TITLES = {
     "memory": "Memory outside the workload",
     "growth": "Cost as sandboxes grow",
     "inside": "Inside the sandbox, by its own clock",
+    "containerd": "Through containerd's API",
 }
 #: Where the output is no terminal: nothing is cut, and nothing wrapped before this.
 WIDTH = 160

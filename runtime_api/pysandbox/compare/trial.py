@@ -92,7 +92,11 @@ class Trial:
 
     def inside(self) -> gauge.Readings:
         """`run` the gauge in a container of its own; return what it says."""
-        return gauge.read(self._run("measure", self.limit + 60).output)
+        timing_ = self._run("measure", self.limit + 60)
+        found = gauge.read(timing_.output)
+        if found.milliseconds is not None and timing_.first is not None:
+            found.ahead = found.milliseconds / max(1.0, timing_.end - timing_.first)
+        return found
 
     def throughput(self, level: int, containers: int) -> throughput.Turn:
         """`run` so many containers, `level` of them at once."""
