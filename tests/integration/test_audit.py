@@ -164,6 +164,39 @@ def test_most_verdicts_flip_where_everything_is_open(
     assert closed <= {"descriptors.open", "capabilities.as_spec", "host.load"}
 
 
+def test_runc_is_seen_as_the_namespaces_backend_is(auditor: Auditor, strong: dict[str, Any]) -> None:
+    requires("command runc")
+    theirs = _verdicts(auditor.audit(auditor.bundle(), "--backend", "oci:runc"))
+
+    differing = {name for name, verdict in _verdicts(strong).items() if theirs[name] != verdict}
+
+    # runc puts the hierarchies of cgroup version 1 on a tmpfs without a size; a load may change between two looks.
+    assert differing <= {"limits.tmpfs", "host.load"}
+
+
+def test_a_filter_that_kills_is_a_refusal(auditor: Auditor) -> None:
+    def change(spec: dict[str, Any]) -> None:
+        spec["linux"]["seccomp"]["defaultAction"] = "SCMP_ACT_KILL_PROCESS"
+
+    found = {finding["probe"]: finding for finding in auditor.audit(auditor.bundle(change))["findings"]}
+
+    assert (found["call.bpf"]["verdict"], found["call.bpf"]["observed"]) == ("ok", "killed by SIGSYS")
+
+
+def test_a_filter_that_kills_the_probe_itself_is_no_observation(auditor: Auditor) -> None:
+    def change(spec: dict[str, Any]) -> None:
+        allowed = {"names": ["execve", "exit_group", "brk", "write", "arch_prctl"], "action": "SCMP_ACT_ALLOW"}
+        spec["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_KILL_PROCESS", "syscalls": [allowed]}
+
+    bundle = auditor.bundle(change)
+
+    for words in (["audit", bundle], ["verify", "--policy", "container", bundle]):
+        done = auditor(*words)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "the probe reported nothing" in done.stderr
+    assert auditor.left() == []
+
+
 def test_nothing_is_left_behind(
     auditor: Auditor, strong: dict[str, Any], weak: dict[str, Any], host: dict[str, Any]
 ) -> None:
