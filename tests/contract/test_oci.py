@@ -96,6 +96,17 @@ class TestCrun(OciContract):
         if alone:  # before `container_id` looks for cgroups with that name
             subprocess.run(["umount", UNIFIED], check=True)
 
+    def test_statistics_come_from_the_kernel(
+        self, runtime: lifecycle.Runtime, container_id: str, make_bundle: Any
+    ) -> None:
+        """It has no `events`; containerd asks every few seconds."""
+        self.running(runtime, container_id, make_bundle)
+
+        stats = lifecycle.running(runtime, container_id).stats()
+
+        assert stats["pids"]["current"] == 1
+        assert stats["memory"]["usage"]["usage"] > 0
+
 
 class TestRunsc(OciContract):
     """On PATH, or where the comparison's tests keep theirs."""

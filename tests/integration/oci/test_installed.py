@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -122,12 +121,13 @@ def test_the_kernel_tells_when_memory_ran_out(oci: Runtime, make_bundle: MakeBun
     ) as process:
         eventually(lambda: oci("state", container_id).returncode == 0, "it runs")
         oci.wait_status(container_id, "running")
-        with subprocess.Popen(oci.argv("events", container_id), stdout=subprocess.PIPE, text=True) as events:
-            time.sleep(0.5)  # until it listens
+        argv = oci.argv("events", "--interval", "300ms", container_id)
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as events:
+            assert events.stdout is not None
+            assert '"stats"' in events.stdout.readline()  # it has listened for 300 ms
             assert process.stdin is not None
             process.stdin.write(b"\n")
             process.stdin.close()
-            assert events.stdout is not None
             said = [json.loads(line)["type"] for line in events.stdout]
         assert process.wait(30) == 137
     assert "oom" in said
