@@ -193,7 +193,8 @@ def test_a_filter_that_kills_the_probe_itself_is_no_observation(auditor: Auditor
     for words in (["audit", bundle], ["verify", "--policy", "container", bundle]):
         done = auditor(*words)
         assert (done.returncode, done.stdout) == (1, "")
-        assert "the probe reported nothing" in done.stderr
+        # It dies as it waits for its start, or at its first call after that.
+        assert len(done.stderr.splitlines()) == 1
     assert auditor.left() == []
 
 
