@@ -472,6 +472,12 @@ def nest(image: Layout, depth: int) -> None:
         image.manifests = [image.document(index, Layout.INDEX)]
 
 
+def multiply(image: Layout, times: int, depth: int) -> None:
+    for _ in range(depth):
+        inner = image.document({"schemaVersion": 2, "manifests": image.manifests}, Layout.INDEX)
+        image.manifests = [inner] * times
+
+
 def with_manifest(**members: Any) -> Callable[[Layout], object]:
     def change(image: Layout) -> None:
         image.manifests = []
@@ -505,6 +511,8 @@ LAYOUTS: dict[str, tuple[Callable[[Layout], object], str]] = {
     "size that is negative": (lambda i: i.manifests[0].update(size=-1), "size"),
     "size that is true": (lambda i: i.manifests[0].update(size=True), "size"),
     "indexes within indexes": (lambda i: nest(i, 5), "indexes within indexes"),
+    "billion manifests": (lambda i: multiply(i, 300, 3), "more than"),
+    "indexes of many bytes": (lambda i: i.manifests.extend([i.document({"manifests": [], "pad": " " * 4_000_000}, Layout.INDEX)] * 5), "more than 16777216 bytes"),
     "manifest that is an index": (with_manifest(manifests=[]), "has manifests as well"),
     "index that is a manifest": (lambda i: i.files.update({"index.json": json.dumps({"manifests": i.manifests, "layers": []}).encode()}), "has layers as well"),
     "manifest of another type": (with_manifest(mediaType=Layout.INDEX), "not that of its descriptor"),
@@ -553,6 +561,22 @@ def test_the_layout_itself_is_good(yard: Path, tmp_path: Path) -> None:
     layout.bundle(changed(lambda _: None)(tmp_path / "image"), yard / "bundle")
 
     assert (yard / "bundle/rootfs/f").read_bytes() == b"x"
+
+
+def test_a_layer_that_is_there_many_times_is_read_once_before_it_is_unpacked(
+    yard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pysandbox.bundle.source import Blob
+
+    digests: list[str] = []
+    verify = Blob.verify
+    monkeypatch.setattr(
+        Blob, "verify", lambda blob, digest, size=None: (digests.append(digest), verify(blob, digest, size))
+    )
+
+    layout.bundle(layout_of(tmp_path / "image", *[LAYER] * 50), yard / "bundle")
+
+    assert len(digests) == len(set(digests)) == 3
 
 
 @pytest.mark.parametrize("name", ["index.json", "blobs"])

@@ -25,7 +25,9 @@ _LAYERS = (f"{_OCI}layer.", "application/vnd.docker.image.rootfs.")
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 #: Indexes within indexes. Two are what is made; each may hold many.
 _NESTING = 4
+#: Manifests in all of them, and bytes of those within others: a few that name each other a thousand times are billions.
 _DESCRIPTORS = 1000
+_INDEX_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def layout_image(source: Source, reference: Reference, platform: Platform) -> Im
     """Return the one image of a layout that is meant. Raises InvalidArgument, NotFound."""
     _check_version(source)
     index = _object(source.open("index.json").document(), f"{source.what}: index.json")
-    found = list(_candidates(source, index, [], [], _NESTING))
+    found = list(_Search(source).candidates(index, [], [], _NESTING))
     chosen = _choose(found, reference, platform, source.what)
     manifest = _manifest(source, chosen.descriptor)
     config = _read(source, _member(manifest, "config", dict, "manifest"), _CONFIGS)
@@ -74,24 +76,40 @@ def _check_version(source: Source) -> None:
         raise Unimplemented(f"{source.what}: oci-layout: version {quote(str(version))}; 1.x is understood")
 
 
-def _candidates(
-    source: Source, index: dict[str, Any], names: list[str], digests: list[str], depth: int
-) -> Iterator[_Candidate]:
-    """Yield every manifest of an index and of those in it."""
-    if not depth:
-        raise InvalidArgument(f"{source.what}: indexes within indexes, more than {_NESTING}")
-    _only_one(index, "index", ("config", "layers"))
-    manifests = _member(index, "manifests", list, "index")
-    if len(manifests) > _DESCRIPTORS:
-        raise InvalidArgument(f"{source.what}: index of more than {_DESCRIPTORS} manifests")
-    for descriptor in manifests:
+class _Search:
+    """A walk through indexes, and what it may still cost."""
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._descriptors, self._bytes = source, _DESCRIPTORS, _INDEX_BYTES
+
+    def candidates(
+        self, index: dict[str, Any], names: list[str], digests: list[str], depth: int
+    ) -> Iterator[_Candidate]:
+        """Yield every manifest of an index and of those in it. Raises InvalidArgument."""
+        if not depth:
+            raise InvalidArgument(f"{self._source.what}: indexes within indexes, more than {_NESTING}")
+        _only_one(index, "index", ("config", "layers"))
+        for descriptor in _member(index, "manifests", list, "index"):
+            digest = self._take(descriptor)
+            more = [*names, *_names(descriptor)]
+            if descriptor.get("mediaType") in _INDEXES:
+                inner = self._inner(descriptor, digest)
+                yield from self.candidates(inner, more, [*digests, digest], depth - 1)
+            elif descriptor.get("mediaType") in _MANIFESTS and not _is_attestation(descriptor):
+                yield _Candidate(descriptor, more, [*digests, digest])
+
+    def _take(self, descriptor: Any) -> str:
         digest = _check_descriptor(descriptor, "manifests")
-        more = [*names, *_names(descriptor)]
-        if descriptor.get("mediaType") in _INDEXES:
-            inner = _object(_read(source, descriptor, _INDEXES), digest)
-            yield from _candidates(source, inner, more, [*digests, digest], depth - 1)
-        elif descriptor.get("mediaType") in _MANIFESTS and not _is_attestation(descriptor):
-            yield _Candidate(descriptor, more, [*digests, digest])
+        self._descriptors -= 1
+        if self._descriptors < 0:
+            raise InvalidArgument(f"{self._source.what}: more than {_DESCRIPTORS} manifests")
+        return digest
+
+    def _inner(self, descriptor: dict[str, Any], digest: str) -> dict[str, Any]:
+        self._bytes -= descriptor["size"]
+        if self._bytes < 0:
+            raise InvalidArgument(f"{self._source.what}: more than {_INDEX_BYTES} bytes of indexes within indexes")
+        return _object(_read(self._source, descriptor, _INDEXES), digest)
 
 
 def _names(descriptor: dict[str, Any]) -> list[str]:
@@ -152,13 +170,16 @@ def _manifest(source: Source, descriptor: dict[str, Any]) -> dict[str, Any]:
 
 def _layers(source: Source, manifest: dict[str, Any]) -> list[Blob]:
     blobs = []
+    verified: set[tuple[str, int]] = set()
     for descriptor in _member(manifest, "layers", list, "manifest")[: LAYERS + 1]:
         digest = _check_descriptor(descriptor, "layers")
         kind = str(descriptor.get("mediaType"))
         if not kind.startswith(_LAYERS) or "tar" not in kind or "encrypted" in kind:
             raise Unimplemented(f"{source.what}: layer of type {quote(kind)}: no file system that can be unpacked")
         blobs.append(_blob(source, digest))
-        blobs[-1].verify(digest, descriptor["size"])
+        if (digest, descriptor["size"]) not in verified:  # the same layer a hundred times is read once
+            blobs[-1].verify(digest, descriptor["size"])
+            verified.add((digest, descriptor["size"]))
     return blobs
 
 
