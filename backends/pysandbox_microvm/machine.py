@@ -27,7 +27,7 @@ from pysandbox_microvm.arguments import (
 )
 from pysandbox_microvm.child import Child, launch
 from pysandbox_microvm.console import panic, tail
-from pysandbox_microvm.memory import new_memory, sealed_copy
+from pysandbox_microvm.inputs import F_SETPIPE_SZ, LONGEST_STATE, maps_template, open_inputs
 from pysandbox_microvm.qmp import Client
 from pysandbox_microvm.size import MIB, Size
 
@@ -47,9 +47,6 @@ RESTORE_TIMEOUT = 20.0
 BOOT_TIMEOUT = 60.0
 #: Seconds for a guest to let go of a device.
 UNPLUG_TIMEOUT = 20.0
-#: Bytes that a pipe holds for us without anybody reading: a template's state goes into one whole.
-LONGEST_STATE = 1024 * 1024
-_F_SETPIPE_SZ = 1031
 #: Seconds in which the end of a process is seen after its sockets have been closed.
 _LATE = 0.5
 #: Of devices that could also be as before virtio 1.0; a file system cannot.
@@ -117,8 +114,8 @@ class Machine:
         try:
             with contextlib.ExitStack() as theirs:
                 places = machine._open_channels(theirs)
-                places |= _open_inputs(theirs, image, hardware, template, disk)
-                mapping = PRIVATE if _maps_template(template, disk) else SHARED
+                places |= open_inputs(theirs, image, hardware, template, disk)
+                mapping = PRIVATE if maps_template(template, disk) else SHARED
                 argv = arguments(
                     hardware, command_line, qemu=qemu, memory=mapping, incoming=template is not None, disk=disk
                 )
@@ -396,7 +393,7 @@ class Machine:
         self._execute("migrate-set-capabilities", {"capabilities": capabilities})
         reader, writer = os.pipe2(os.O_CLOEXEC)
         try:
-            fcntl.fcntl(writer, _F_SETPIPE_SZ, LONGEST_STATE)  # all of it: nobody has to read meanwhile
+            fcntl.fcntl(writer, F_SETPIPE_SZ, LONGEST_STATE)  # all of it: nobody has to read meanwhile
             self._execute("getfd", {"fdname": "state"}, writer)
             os.close(writer)
             writer = -1
@@ -522,55 +519,3 @@ def _pair(theirs: contextlib.ExitStack) -> tuple[_socket.socket, _socket.socket]
     ours, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
     theirs.callback(other.close)
     return ours, other
-
-
-def _open(path: str) -> int:
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _readable(theirs: contextlib.ExitStack, descriptor: int) -> int:
-    """Return a file that QEMU's own user can open once more, by its descriptor: a copy, if that may not read it."""
-    if os.fstat(descriptor).st_mode & stat.S_IROTH:
-        return descriptor
-    copy = sealed_copy(descriptor)
-    theirs.callback(os.close, copy)
-    return copy
-
-
-def _open_inputs(
-    theirs: contextlib.ExitStack, image: Image, hardware: Hardware, template: Template | None, disk: Disk | None
-) -> dict[int, int]:
-    """Return what QEMU reads, by its places."""
-    # Of a clone QEMU reads both, and the guest neither: what it boots from is in the memory, and it cannot reset.
-    kernel, initrd = image.open() if template is None else (_open(image.kernel), _open(image.initrd))
-    theirs.callback(os.close, kernel)
-    theirs.callback(os.close, initrd)
-    places = {Place.KERNEL: _readable(theirs, kernel), Place.INITRD: _readable(theirs, initrd)}
-    if template is not None:
-        places[Place.STATE] = _pipe_with(theirs, template.state())
-    private = _maps_template(template, disk)
-    memory = template.share_memory() if template is not None and private else new_memory(hardware.memory)
-    theirs.callback(os.close, memory)
-    places[Place.MEMORY] = memory
-    if disk is not None:
-        places[Place.DISK] = disk.descriptor
-    return places
-
-
-def _maps_template(template: Template | None, disk: Disk | None) -> bool:
-    """Say whether a machine maps its template's memory: where no file server has to see what it writes."""
-    return template is not None and disk is not None
-
-
-def _pipe_with(theirs: contextlib.ExitStack, data: bytes) -> int:
-    """Return the reading end of a pipe with data in it, whose writing end is closed."""
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    theirs.callback(os.close, reader)
-    try:
-        fcntl.fcntl(writer, _F_SETPIPE_SZ, LONGEST_STATE)
-        os.set_blocking(writer, False)
-        if os.write(writer, data) != len(data):
-            raise OSError(27, os.strerror(27), "a template's state")  # EFBIG
-    finally:
-        os.close(writer)
-    return reader
