@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Seconds for one audit; of a machine under emulation.
 LIMIT, MACHINE_LIMIT = 180.0, 420.0
+#: Seconds for an audit to clear up after it was interrupted.
+ENDING = 15.0
 #: Bounds of what is taken from an answer: bytes, findings, letters of a text.
 BYTES, FINDINGS = 16 << 20, 5000
 VERDICTS = ("ok", "weak", "unknown")
@@ -73,14 +76,21 @@ def _ask(argv: Sequence[str], limit: float) -> str:
         except subprocess.TimeoutExpired:
             raise ValueError(f"no audit within {limit:.0f} s") from None
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(10)
+            _end(process)
         text = os.pread(output.fileno(), BYTES, 0).decode(errors="replace")
         words = os.pread(errors.fileno(), 4096, 0).decode(errors="replace").strip()
     if not text.lstrip().startswith("{"):
         raise ValueError(words or text.strip()[:600] or f"the audit ended with {code} and without a word")
     return text
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command that still runs: first as ^C would, so that it removes its containers, then for good."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(ENDING)
 
 
 def counts(findings: Sequence[Mapping[str, str]]) -> dict[str, int]:

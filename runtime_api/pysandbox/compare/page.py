@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "machine": _machine(bench["machine"]),
         "warnings": list(_warnings(bench)),
         "cards": list(_cards(document)),
-        "matrix": [(group, _marked(rows)) for group, rows in comparison.matrix(found)],
+        "matrix": [(group, _sorted(rows), _right(rows)) for group, rows in comparison.matrix(found)],
         "audited": [each["contender"] for each in found if each["findings"]],
         "no_audit": "; ".join(f"{each['contender']}: {each['failure']}" for each in found) or "it was not reached",
         "tables": list(_tables(bench)),
@@ -154,11 +155,15 @@ def _overview(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[dict[s
     ]
 
 
-def _marked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _sorted(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Put first what differs, then what is weak."""
-    for row in rows:
-        row["marked"] = row["differs"]
     return sorted(rows, key=lambda row: (not row["differs"], not row["weak"]))
+
+
+def _right(rows: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    """Return how many findings of each contender are as expected."""
+    cells = (cell for row in rows for cell in row["cells"].items())
+    return Counter(name for name, finding in cells if finding["verdict"] == "ok")
 
 
 def _tables(bench: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[dict[str, Any]]]]:

@@ -36,12 +36,19 @@ def test_an_audit_that_fails_is_told_in_its_own_words(tmp_path: Path) -> None:
 
 def test_an_audit_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(audits, "LIMIT", 0.5)
+    monkeypatch.setattr(audits, "ENDING", 0.5)
 
     found = audits.audit(
-        program(tmp_path, f"echo $$ > {tmp_path}/pid; sleep 60 & sleep 60"), contender("runc", "runtime"), "/b"
+        program(
+            tmp_path,
+            f"trap 'echo cleared up > {tmp_path}/said' INT; echo $$ > {tmp_path}/pid; sleep 60 & wait; sleep 60",
+        ),
+        contender("runc", "runtime"),
+        "/b",
     )
 
     assert found["failure"] == "no audit within 0 s"
+    assert (tmp_path / "said").read_text() == "cleared up\n"  # it was asked before it was killed
     assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}/exe")
 
 
