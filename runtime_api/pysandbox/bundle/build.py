@@ -253,7 +253,7 @@ class _Builder:
         reference, platform = self._request.reference, self._request.platform
         self._progress.step(f"checking {self._what}")
         if _has(source, "oci-layout"):
-            return layout_image(source, reference, platform)
+            return layout_image(source, reference, platform, self._progress.share)
         if is_docker_archive(source):
             return docker_image(source, reference, platform)
         if reference.chosen:

@@ -10,7 +10,7 @@ from pysandbox.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from pysandbox.bundle.reference import Platform, Reference
@@ -58,15 +58,18 @@ class _Candidate:
 # -- image layout ------------------------------------------------------------------------------------------------------
 
 
-def layout_image(source: Source, reference: Reference, platform: Platform) -> Image:
-    """Return the one image of a layout that is meant. Raises InvalidArgument, NotFound."""
+def layout_image(source: Source, reference: Reference, platform: Platform, share: Callable[[int, int], None]) -> Image:
+    """Return the one image of a layout that is meant. Raises InvalidArgument, NotFound.
+
+    `share` gets how many bytes of how many of its layers were checked.
+    """
     _check_version(source)
     index = _object(source.open("index.json").document(), f"{source.what}: index.json")
     found = list(_Search(source).candidates(index, [], [], _NESTING))
     chosen = _choose(found, reference, platform, source.what)
     manifest = _manifest(source, chosen.descriptor)
     config = _read(source, _member(manifest, "config", dict, "manifest"), _CONFIGS)
-    return _image(source, config, _layers(source, manifest), chosen, platform)
+    return _image(source, config, _layers(source, manifest, share), chosen, platform)
 
 
 def _check_version(source: Source) -> None:
@@ -168,18 +171,26 @@ def _manifest(source: Source, descriptor: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-def _layers(source: Source, manifest: dict[str, Any]) -> list[Blob]:
+def _layers(source: Source, manifest: dict[str, Any], share: Callable[[int, int], None]) -> list[Blob]:
+    """Return the layers' blobs, each with the digest and size that its descriptor promises."""
     blobs = []
-    verified: set[tuple[str, int]] = set()
+    promised: dict[tuple[str, int], Blob] = {}
     for descriptor in _member(manifest, "layers", list, "manifest")[: LAYERS + 1]:
         digest = _check_descriptor(descriptor, "layers")
         kind = str(descriptor.get("mediaType"))
         if not kind.startswith(_LAYERS) or "tar" not in kind or "encrypted" in kind:
             raise Unimplemented(f"{source.what}: layer of type {quote(kind)}: no file system that can be unpacked")
         blobs.append(_blob(source, digest))
-        if (digest, descriptor["size"]) not in verified:  # the same layer a hundred times is read once
-            blobs[-1].verify(digest, descriptor["size"])
-            verified.add((digest, descriptor["size"]))
+        promised[digest, descriptor["size"]] = blobs[-1]  # the same layer a hundred times is read once
+    done, total = 0, sum(size for _, size in promised)
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        share(done, total)
+
+    for (digest, size), blob in promised.items():
+        blob.verify(digest, size, tell)
     return blobs
 
 

@@ -16,6 +16,7 @@ from pysandbox.record import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import ExitStack
     from typing import Any, Protocol
 
@@ -48,14 +49,17 @@ class Blob:
         """Return a reader of its own, at the beginning."""
         return Section(self.descriptor, self.offset, self.size, self.what)
 
-    def verify(self, digest: str, size: int | None = None) -> None:
-        """Read all of it. Raises InvalidArgument unless it has the digest, and the size where that is known."""
+    def verify(self, digest: str, size: int | None = None, tell: Callable[[int], None] = lambda _: None) -> None:
+        """Read all of it. Raises InvalidArgument unless it has the digest, and the size where that is known.
+
+        `tell` gets the number of bytes that were read, again and again.
+        """
         if size is not None and size != self.size:
             raise InvalidArgument(f"{self.what}: has {self.size} bytes; {size} were promised")
         algorithm, _, expected = digest.partition(":")
         stream = Hashed(self.stream(), algorithm)
-        while stream.read(1 << 20):
-            pass
+        while data := stream.read(1 << 20):
+            tell(len(data))
         if stream.hexdigest() != expected:
             raise InvalidArgument(f"{self.what}: wrong digest: is {algorithm}:{stream.hexdigest()}, not {digest}")
 
