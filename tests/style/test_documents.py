@@ -23,6 +23,7 @@ DOCUMENTS = [
     "docs/limits.md",
     "docs/warm.md",
     "docs/bench.md",
+    "docs/bundle.md",
     "docs/comparison.md",
 ]
 
