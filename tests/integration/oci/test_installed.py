@@ -23,7 +23,7 @@ SLEEP = ["sleep", "1000"]
 def test_run_exits_with_the_programs_own_code(
     pysandbox: Runtime, make_bundle: MakeBundle, script: str, code: int
 ) -> None:
-    assert pysandbox("run", make_bundle(["sh", "-c", script])).returncode == code
+    assert pysandbox("run", "--no-subreaper", make_bundle(["sh", "-c", script])).returncode == code
 
 
 def test_streams_are_the_callers(pysandbox: Runtime, make_bundle: MakeBundle) -> None:

@@ -205,6 +205,26 @@ def test_a_create_that_was_killed_is_swept_with_the_runtime_that_goes_on(
     os.kill(int((tmp_path / "hook").read_text()), signal.SIGKILL)  # hooks are the front end's own, as with any backend
 
 
+def test_a_runtime_whose_caller_was_killed_is_ended_before_what_it_makes_is_removed(
+    make: Make, script: Script, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    oci = make(script(f'test "$command" = create || exit 0\necho $$ > {tmp_path}/maker; sleep 1000; true'))
+    container_id = oci.new_id()
+    argv = oci.argv("create", "--bundle", make_bundle(["true"]), container_id)
+    argv[0] += "-cold"
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    eventually(lambda: (tmp_path / "maker").exists() and (tmp_path / "maker").read_text(), "it is at it")
+    maker = int((tmp_path / "maker").read_text())
+
+    process.kill()
+    process.wait()
+    assert start_time(maker) is not None
+
+    assert oci("state", container_id).returncode == 1  # any command on that id
+    assert start_time(maker) is None
+    assert list((tmp_path / "root").iterdir()) == []
+
+
 def test_a_terminal_that_never_comes_is_told(
     make: Make, script: Script, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
