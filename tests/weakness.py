@@ -168,7 +168,7 @@ _BY_JUDGE: dict[Any, tuple[dict[str, Any], dict[str, Any]]] = {
     judge.load_differs: ({"text": "0.00 0.00 0.10 1/2 3"}, {"text": "1.00 2.00 3.02 1/2 3"}),
     judge.all_threads: ({"threads": 4, "without": 0}, {"threads": 4, "without": 1}),
     judge.not_shared: ({"shared": False}, {"shared": True}),
-    judge.not_root: ({"uid": 65534}, {"uid": 0}),
+    judge.not_root: ({"uid": 65534, "map": "0 0 4294967295"}, {"uid": 0, "map": "0 0 4294967295"}),
     judge.in_cgroup: ({"outside": []}, {"outside": ["memory"]}),
     judge.pids_bounded: ({"limit": "256"}, {"limit": None}),
     judge.bounded: ({"limit": "4096"}, {"limit": None}),

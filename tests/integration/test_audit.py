@@ -363,3 +363,15 @@ def test_a_machine_knows_nothing_of_the_host_and_its_qemu_is_jailed(auditor: Aud
             assert finding["verdict"] in allowed.get(name, {"ok"}), finding
     assert {"outside.sandbox.uid", "outside.virtiofsd.seccomp"} <= found.keys()
     assert auditor.left() == []
+
+
+def test_a_weakness_that_is_planted_in_a_guest_is_found_there(auditor: Auditor, settings_file: Path) -> None:
+    change, _ = weakness.PLANTS["a capability and no filter"]
+    bundle = auditor.bundle(change)
+
+    found = _verdicts(auditor.audit(bundle, "--backend", "microvm", flags=("--config", settings_file)))
+
+    planted = ("seccomp.mode", "capabilities.effective", "mount.tmpfs", "mount.remount_proc_sys", "unshare.user")
+    assert {name: found[name] for name in planted} == dict.fromkeys(planted, "weak")
+    # QEMU's walls stand for themselves.
+    assert found["outside.qemu.seccomp"] == found["outside.qemu.capabilities"] == "ok"

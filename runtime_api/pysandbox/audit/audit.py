@@ -21,7 +21,21 @@ if TYPE_CHECKING:
     from pysandbox.oci.bundle import Bundle
 
 VERSION = 1
-_OUTSIDE = "as /proc of the host shows it"
+#: How it is seen from outside: the end of a probe's name → what is read of the host's /proc.
+_OUTSIDE = {
+    "seccomp": "Seccomp in /proc/PID/task/*/status",
+    "no_new_privs": "NoNewPrivs in /proc/PID/task/*/status",
+    "capabilities": "CapEff, CapPrm, CapInh and CapAmb in /proc/PID/task/*/status",
+    "uid": "Uid in /proc/PID/task/*/status, and /proc/PID/uid_map",
+    "root": "/proc/PID/root against /",
+    "descriptors": "/proc/PID/fd, fdinfo and mountinfo",
+    "devices": "/proc/PID/fd",
+    "cgroup": "/proc/PID/cgroup against the auditor's",
+    "accelerator": "-accel in /proc/PID/cmdline",
+    "memory": "memory.max or memory.limit_in_bytes of init's cgroup",
+    "pids": "pids.max of init's cgroup",
+    "cpu": "cpu.max or cpu.cfs_quota_us of init's cgroup",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +93,7 @@ def judged(probe: Probe, facts: Facts | None, context: Context, hows: Mapping[st
     if facts is None and probe.outside:
         return None
     judgement = _judge(probe, facts, context)
-    how = COMPUTED.get(probe.name) or hows.get(probe.name) or (_OUTSIDE if probe.outside else "")
+    how = COMPUTED.get(probe.name) or hows.get(probe.name) or (_seen_by(probe) if probe.outside else "")
     return Finding(
         probe=probe.name,
         group=probe.group,
@@ -89,6 +103,11 @@ def judged(probe: Probe, facts: Facts | None, context: Context, hows: Mapping[st
         verdict=judgement.verdict,
         why=judgement.why or probe.why,
     )
+
+
+def _seen_by(probe: Probe) -> str:
+    kind = probe.name.rpartition(".")[2]
+    return f"/proc/PID/ns/{kind} against the auditor's" if ".namespace." in probe.name else _OUTSIDE[kind]
 
 
 def _judge(probe: Probe, facts: Facts | None, context: Context) -> Judgement:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 DIRECTORY = ".evidence:"
 #: Seconds that evidence counts.
 LIFETIME = 3600.0
+#: Files of evidence that are kept, 60 KB each.
+MOST = 200
 _POLICY = "policy:"
 #: Members of the spec that no probe of a sandbox depends on.
 _OF_PROCESS = frozenset({"args", "env", "cwd", "terminal", "consoleSize", "commandLine"})
@@ -95,6 +97,17 @@ def remember(runtime: Runtime, bundle: Bundle, report: Report) -> None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory, 0o700)
         evidence.write(os.path.join(directory, key), document)
+        _prune(directory)
+
+
+def _prune(directory: str) -> None:
+    """Remove what counts no longer, and the oldest of what is too much: each container of an engine's may leave one."""
+    with os.scandir(directory) as entries:
+        ages = sorted((time.time() - entry.stat(follow_symlinks=False).st_mtime, entry.path) for entry in entries)
+    for index, (age, path) in enumerate(ages):
+        if age > LIFETIME or index >= MOST:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
 
 def _recall(runtime: Runtime, bundle: Bundle, backend: str) -> Sequence[Finding] | None:

@@ -354,7 +354,8 @@ def not_root(facts: Facts, _: Context) -> Judgement:
     uid = facts.get("uid")
     if not isinstance(uid, int):
         return _odd(facts)
-    return weak("uid 0") if uid == 0 else ok(f"uid {uid}")
+    seen = f"uid {uid}, map {clean(str(facts.get('map', '')))}"
+    return weak(seen) if uid == 0 else ok(seen)
 
 
 def accelerated(facts: Facts, _: Context) -> Judgement:

@@ -152,7 +152,10 @@ def _of_process(process: Held, *, strict: bool) -> dict[str, Facts]:
         "seccomp": _threads(threads, "Seccomp", "2"),
         "no_new_privs": _threads(threads, "NoNewPrivs", "1"),
         "capabilities": {"text": f"{_union(sets):016x}"},
-        "uid": {"uid": min(int(number) for thread in threads for number in thread["Uid"].split())},
+        "uid": {
+            "uid": min(int(number) for thread in threads for number in thread["Uid"].split()),
+            "map": " ".join(process.read("uid_map").split()[:30]),
+        },
         "root": {"shared": _same(f"/proc/{process.pid}/root/", "/")},
         "descriptors": {"found": files},
         "devices": {"found": devices},
