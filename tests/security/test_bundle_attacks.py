@@ -114,6 +114,7 @@ ENTRIES: dict[str, tuple[bytes, str, bytes]] = {
     "time beyond all times": (extended(record("mtime", b"999999999999999")) + raw(), "time", extended(record("mtime", b"-1.5")) + raw()),
     "time that is no number": (extended(record("mtime", b"1e9")) + raw(), "should be a time", extended(record("mtime", b"19.000000001")) + raw()),
     "directory with content": (raw(b"d", type_=b"5", size=b"1000"), "directory with 512 bytes", raw(b"d", type_=b"5")),
+    "directory by its PAX name, with content": (extended(record("path", b"d/")) + raw(b"d", size=b"1000") + bytes(512), "directory with 512 bytes", extended(record("path", b"d/")) + raw(b"d")),
     "hard link with content": (F + raw(b"g", type_=b"1", size=b"1000", at={157: b"f"}), "link with 512 bytes", F + raw(b"g", type_=b"1", at={157: b"f"})),
     "unknown type": (raw(type_=b"V"), "unknown type", raw(type_=b"7")),
     "checksum that is wrong": (raw()[:-1] + b"x", "checksum", raw()),
@@ -537,6 +538,8 @@ LAYOUTS: dict[str, tuple[Callable[[Layout], object], str]] = {
     "working directory that climbs": (with_document(config={"Cmd": ["a"], "WorkingDir": "/a/../../b"}), '".."'),
     "working directory that is relative": (with_document(config={"Cmd": ["a"], "WorkingDir": "a"}), "absolute path"),
     "volume that climbs": (with_document(config={"Cmd": ["a"], "Volumes": {"/a/../../../etc": {}}}), '".."'),
+    "volume in place of the root": (with_document(config={"Cmd": ["a"], "Volumes": {"/.": {}}}), "no place for a volume"),
+    "volume in place of procfs": (with_document(config={"Cmd": ["a"], "Volumes": {"/proc/self": {}}}), "no place for a volume"),
     "a thousand volumes": (with_document(config={"Cmd": ["a"], "Volumes": {f"/{n}": {} for n in range(1000)}}), "more than 128"),
     "stop signal that is none": (with_document(config={"Cmd": ["a"], "StopSignal": "SIGFOO"}), "unknown signal"),
     "label that is no text": (with_document(config={"Cmd": ["a"], "Labels": {"a": 1}}), "must be a string"),
@@ -747,6 +750,24 @@ def test_a_destination_that_appears_meanwhile_stays_as_it_is(
     with pytest.raises(SandboxError, match="exists, and is no empty directory"):
         layout.bundle(layout_of(tmp_path / "image", LAYER), yard / "bundle")
     assert [path.name for path in yard.rglob("*")] == ["bundle", "mine"]
+
+
+def test_a_destination_that_is_a_mount_point_is_told_before_anything_is_unpacked(yard: Path, tmp_path: Path) -> None:
+    (yard / "bundle").mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "none", yard / "bundle"], check=True)
+        with pytest.raises(SandboxError, match="is a mount point"):
+            layout.bundle(layout_of(tmp_path / "image", LAYER), yard / "bundle")
+    finally:
+        subprocess.run(["umount", yard / "bundle"], check=True)
+
+
+def test_an_empty_directory_becomes_the_bundle(yard: Path, tmp_path: Path) -> None:
+    (yard / "bundle").mkdir(mode=0o777)
+
+    layout.bundle(layout_of(tmp_path / "image", LAYER), yard / "bundle")
+
+    assert (yard / "bundle").stat().st_mode & 0o777 == 0o700
 
 
 def test_nobody_but_root_reaches_an_images_programs(yard: Path, tmp_path: Path) -> None:

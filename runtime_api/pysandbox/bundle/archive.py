@@ -114,9 +114,10 @@ class Archive:
 
     def _entry(self, fields: _Fields, records: Records) -> Entry:
         values = dict(records)
-        name = clean(values.get(b"GNU.sparse.name", values.get(b"path", fields.name)), self._what)
+        raw = values.get(b"GNU.sparse.name", values.get(b"path", fields.name))
+        name = clean(raw, self._what)
         what = f"{self._what}: {shown(name or b'.')}"
-        kind = self._kind(fields, what)
+        kind = self._kind(fields, raw, what)
         stored = extension.read_number(values[b"size"], what) if b"size" in values else fields.number(124, 12)
         if stored < 0 or (stored and kind != FILE):
             raise InvalidArgument(f"{what}: {kind} with {stored} bytes of content")
@@ -133,12 +134,12 @@ class Archive:
         entry.size = self._size(fields, records, stored, what)
         return entry
 
-    def _kind(self, fields: _Fields, what: str) -> str:
+    def _kind(self, fields: _Fields, raw: bytes, what: str) -> str:
         kind = _KINDS.get(fields.type)
         if kind is None:
             raise InvalidArgument(f"{what}: entry of unknown type {shown(fields.type)}")
         # The oldest archives know a directory by this alone; GNU tar and Go's reader know it still.
-        return DIRECTORY if kind == FILE and fields.name.endswith(b"/") else kind
+        return DIRECTORY if kind == FILE and raw.endswith(b"/") else kind
 
     def _id(self, fields: _Fields, values: dict[bytes, bytes], key: bytes, offset: int, what: str) -> int:
         number = extension.read_number(values[key], what) if key in values else fields.number(offset, 8)

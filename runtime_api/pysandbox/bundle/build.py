@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -12,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pysandbox.bundle.archive import Archive
 from pysandbox.bundle.beneath import open_directory
 from pysandbox.bundle.config import Configuration, make_spec, volumes
-from pysandbox.bundle.directory import Directory
+from pysandbox.bundle.directory import Directory, holds_itself
 from pysandbox.bundle.image import Image, docker_image, is_docker_archive, layout_image
 from pysandbox.bundle.layer import Layer
 from pysandbox.bundle.limit import Budget
@@ -149,10 +150,16 @@ def _check_free(holder: int, name: str, destination: str) -> None:
         found = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=holder)
         try:
             if not os.listdir(found):
+                _refuse_mount_point(holder, found, destination)
                 return
         finally:
             os.close(found)
     raise _exists(destination)
+
+
+def _refuse_mount_point(holder: int, found: int, destination: str) -> None:
+    if os.fstat(found).st_dev != os.fstat(holder).st_dev:
+        raise AlreadyExists(f"{destination}: is a mount point, which nothing can replace: name a directory in it")
 
 
 def _exists(destination: str) -> AlreadyExists:
@@ -172,7 +179,7 @@ def _rename(holder: int, temporary: str, name: str, destination: str) -> None:
     try:
         os.rename(temporary, name, src_dir_fd=holder, dst_dir_fd=holder)
     except OSError as error:
-        if isinstance(error, FileExistsError | NotADirectoryError) or error.errno == 39:  # ENOTEMPTY
+        if isinstance(error, FileExistsError | NotADirectoryError) or error.errno == errno.ENOTEMPTY:
             raise _exists(destination) from None
         raise
 
@@ -331,6 +338,9 @@ class _Builder:
         )
 
     def _copy(self, tree: Tree, root: int) -> None:
+        top = os.path.realpath(self._request.reference.path)
+        if os.path.commonpath((top, self._staging.path)) == top:  # told before anything is copied
+            raise holds_itself(self._what)
         self._progress.step(f"copying {self._what}")
         directory = Directory(
             root, self._budget, self._what, self._staging.descriptor, lambda kind, name: self._omit(kind, shown(name))

@@ -34,6 +34,8 @@ _DOCKER = """
     AUDIT_WRITE
 """
 _VOLUMES = 128
+#: Directories of the root that hold what the kernel says: a volume there would stand in for it.
+_KERNELS = ("proc", "sys", "dev")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +143,11 @@ def volumes(configuration: Configuration) -> list[str]:
     found = sorted(configuration.table("Volumes"))
     if len(found) > _VOLUMES:
         raise InvalidArgument(f"image configuration: config.Volumes: more than {_VOLUMES}")
-    return [_path(path, "config.Volumes") for path in found]
+    paths = [_path(path, "config.Volumes") for path in found]
+    for path in paths:
+        if path == "/" or path.split("/")[1] in _KERNELS:
+            raise InvalidArgument(f"image configuration: config.Volumes: {quote(path)}: no place for a volume")
+    return paths
 
 
 def _path(text: str, place: str) -> str:

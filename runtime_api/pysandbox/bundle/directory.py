@@ -9,7 +9,7 @@ from pysandbox.bundle.entry import BLOCK, CHARACTER, DEVICES, DIRECTORY, FIFO, F
 from pysandbox.bundle.limit import XATTRS
 from pysandbox.bundle.name import check_length, join, shown
 from pysandbox.bundle.stream import PIECE
-from pysandbox.bundle.tree import is_kept
+from pysandbox.bundle.tree import kept_xattrs
 from pysandbox.errors import InvalidArgument
 
 TYPE_CHECKING = False
@@ -68,7 +68,7 @@ class Directory:
         try:
             status = os.fstat(child)
             if _identity(status) == self._avoid:
-                raise InvalidArgument(f"{self._what}: holds the bundle that is to be made of it; name another place")
+                raise holds_itself(self._what)
             yield self._entry(path, status, DIRECTORY, child), iter(())
             if status.st_dev == self._device:
                 yield from self._walk(child, path)
@@ -103,9 +103,14 @@ class Directory:
             entry.device = os.major(status.st_rdev), os.minor(status.st_rdev)
         if descriptor is not None:
             # What the host itself has put there, such as labels, is nothing that was left out.
-            names = [name for name in map(os.fsencode, os.listxattr(descriptor)) if is_kept(name)]
+            names = kept_xattrs(descriptor)
             entry.xattrs = {name: os.getxattr(descriptor, name) for name in names[:XATTRS]}
         return entry
+
+
+def holds_itself(what: str) -> InvalidArgument:
+    """Return the refusal of a directory that is to be copied into itself."""
+    return InvalidArgument(f"{what}: holds the bundle that is to be made of it: name another place")
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -203,9 +203,8 @@ class Tree:
         return stat.S_ISDIR(status.st_mode)
 
     def _set_directory(self, descriptor: int, entry: Entry, path: bytes = b"") -> None:
-        for name in os.listxattr(descriptor):
-            if is_kept(os.fsencode(name)):  # of a lower layer's directory
-                os.removexattr(descriptor, name)
+        for name in kept_xattrs(descriptor):  # of a lower layer's directory
+            os.removexattr(descriptor, name)
         os.fchown(descriptor, entry.uid, entry.gid)
         os.fchmod(descriptor, entry.mode)
         self._set_xattrs(descriptor, entry)
@@ -282,6 +281,16 @@ def is_kept(name: bytes) -> bool:
     user.overlay.*), which would make a directory show what is elsewhere.
     """
     return name == b"security.capability" or (name.startswith(b"user.") and not name.startswith(b"user.overlay."))
+
+
+def kept_xattrs(descriptor: int) -> list[bytes]:
+    """Return which of a file's extended attributes are taken over: none where its file system has no such thing."""
+    try:
+        return [name for name in map(os.fsencode, os.listxattr(descriptor)) if is_kept(name)]
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return []
 
 
 def _write(descriptor: int, content: Content) -> int:

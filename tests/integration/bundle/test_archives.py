@@ -233,6 +233,15 @@ def test_a_pipe_will_do(tmp_path: Path, pysandbox: Runtime) -> None:
     assert (tmp_path / "bundle/rootfs/f").read_bytes() == b"x"
 
 
+def test_a_shells_substituted_process_will_do(tmp_path: Path, pysandbox: Runtime) -> None:
+    (tmp_path / "image").write_bytes(archive(entry("f", b"x")))
+    words = " ".join(pysandbox.argv("bundle"))
+
+    subprocess.run(["bash", "-c", f"{words} <(cat {tmp_path}/image) {tmp_path}/bundle"], check=True, timeout=60)
+
+    assert (tmp_path / "bundle/rootfs/f").read_bytes() == b"x"
+
+
 def test_sockets_and_other_file_systems_are_left_out_and_told(tmp_path: Path) -> None:
     import socket
 
