@@ -15,7 +15,7 @@ from pysandbox.audit import outside
 from pysandbox.audit.derivation import derive
 from pysandbox.audit.lines import Reader
 from pysandbox.backend import Options, Stdio
-from pysandbox.errors import SandboxError, Unavailable
+from pysandbox.errors import NotFound, SandboxError, Unavailable
 from pysandbox.executor import open_program, program_path
 from pysandbox.record import replace
 
@@ -78,8 +78,17 @@ def _run(
             note = f"the probe was not done after {limit:g} s"
         return reader, outside.observe(container.init.pid), note
     finally:
-        with contextlib.suppress(SandboxError):
-            lifecycle.delete(runtime, container_id, force=True)
+        _remove(runtime, container_id)
+
+
+def _remove(runtime: Runtime, container_id: str) -> None:
+    """Remove the container, if it was made; what cannot be removed is told, and is no end to an audit."""
+    try:
+        lifecycle.delete(runtime, container_id, force=True)
+    except NotFound:
+        return
+    except (SandboxError, OSError) as error:
+        runtime.warn(f"container {container_id} is left behind: {error}; remedy: pysandbox delete --force")
 
 
 def _gather(reader: Reader, pipes: _Pipes, deadline: float) -> bool:

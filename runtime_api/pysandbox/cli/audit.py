@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pysandbox.audit.audit import Report
     from pysandbox.cli.invocation import Invocation
+    from pysandbox.oci.bundle import Bundle
 
 COMMAND = Command(
     "audit",
@@ -34,7 +35,7 @@ code is 0 if it could be observed, whatever was found: `pysandbox verify` holds 
 
 def run(invocation: Invocation) -> int:
     """Print the report."""
-    report = observed(invocation, invocation.parsed.arguments[0], invocation.parsed["backend"])
+    _, report = observed(invocation, invocation.parsed.arguments[0], invocation.parsed["backend"])
     if invocation.parsed["json"]:
         import json
 
@@ -46,8 +47,8 @@ def run(invocation: Invocation) -> int:
     return 0
 
 
-def observed(invocation: Invocation, path: str, backend: str) -> Report:
-    """Audit the bundle at a path, on the backend that is named or that would be chosen for it."""
+def observed(invocation: Invocation, path: str, backend: str) -> tuple[Bundle, Report]:
+    """Audit the bundle at a path, on the backend that is named or that would be chosen for it; return both."""
     from pysandbox.audit.audit import audit
     from pysandbox.backend import Options
     from pysandbox.caller import current
@@ -64,4 +65,4 @@ def observed(invocation: Invocation, path: str, backend: str) -> Report:
     name = choose(runtime.config, runtime.backend, bundle.spec.get("annotations") or {})
     options = Options(systemd_cgroup=invocation.globals_["systemd-cgroup"], warn=invocation.journal.warning)
     os.chdir(bundle.path)  # where hooks run
-    return audit(runtime, bundle, name, options)
+    return bundle, audit(runtime, bundle, name, options)

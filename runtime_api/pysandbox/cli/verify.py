@@ -36,16 +36,13 @@ def run(invocation: Invocation) -> int:
     from pysandbox.audit import evidence
     from pysandbox.audit.gate import remember
     from pysandbox.audit.policy import failures, load_policy
-    from pysandbox.oci.bundle import load_bundle
 
     flags = invocation.parsed
     if not flags["policy"]:
         raise UsageError("flag needed: --policy")
     policy = load_policy(flags["policy"])
     target = os.path.abspath(flags["evidence"]) if flags["evidence"] else ""
-    path = os.path.abspath(flags.arguments[0])
-    report = observed(invocation, path, flags["backend"])
-    bundle = load_bundle(path)
+    bundle, report = observed(invocation, flags.arguments[0], flags["backend"])
     remember(invocation.runtime(), bundle, report)
     missed = failures(policy, report.findings)
     if target:
