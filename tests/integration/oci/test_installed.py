@@ -47,6 +47,16 @@ def test_streams_are_handed_on_and_not_pumped(oci: Runtime, make_bundle: MakeBun
     os.close(writer)
 
 
+def test_nothing_of_ours_is_open_in_the_container(pysandbox: Runtime, make_bundle: MakeBundle) -> None:
+    look = ["ls", "-l", "/proc/self/fd"]
+    container_id = pysandbox.run_detached(make_bundle(SLEEP))
+
+    for said in (pysandbox.ok("run", make_bundle(look)), pysandbox.ok("exec", container_id, *look)):
+        links = [line.split()[-3:] for line in said.splitlines() if " -> " in line]
+        numbers = [number for number, _, target in links if not target.endswith("/fd")]  # that is the listing's own
+        assert numbers == ["0", "1", "2"], said
+
+
 def test_create_leaves_init_to_the_nearest_subreaper_with_its_exit_code(
     pysandbox: Runtime, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
