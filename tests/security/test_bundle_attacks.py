@@ -157,6 +157,22 @@ ENTRIES: dict[str, tuple[bytes, str, bytes]] = {
         "more than 100000 pieces",
         extended(record("GNU.sparse.major", b"1") + record("GNU.sparse.minor", b"0") + record("GNU.sparse.realsize", b"1")) + raw(size=b"1000") + b"0\n".ljust(512, b"\0"),
     ),
+    "sparse file without a map": (extended(record("GNU.sparse.size", b"5")) + raw(), "without a map", extended(record("GNU.sparse.size", b"0")) + raw()),
+    "sparse file whose map is no data": (
+        extended(record("GNU.sparse.major", b"1") + record("GNU.sparse.minor", b"0") + record("GNU.sparse.realsize", b"1")) + raw(),
+        "damaged map",
+        raw(),
+    ),
+    "sparse map with a piece and a half": (extended(record("GNU.sparse.size", b"5") + record("GNU.sparse.map", b"0,1,2")) + raw(), "damaged map", extended(record("GNU.sparse.size", b"5") + record("GNU.sparse.map", b"0,0")) + raw()),
+    "sparse map of no numbers": (extended(record("GNU.sparse.size", b"5") + record("GNU.sparse.map", b"0,x")) + raw(), "should be a number", extended(record("GNU.sparse.size", b"5") + record("GNU.sparse.map", b"")) + raw()),
+    "sparse map of less than is stored": (
+        extended(record("GNU.sparse.size", b"2000") + record("GNU.sparse.map", b"0,100")) + raw(size=b"1000") + bytes(512),
+        "512 bytes are stored",
+        extended(record("GNU.sparse.size", b"2000") + record("GNU.sparse.map", b"0,512")) + raw(size=b"1000") + bytes(512),
+    ),
+    "sparse map in the header of too many pieces": (extended(record("GNU.sparse.size", b"5") + record("GNU.sparse.map", b"0," * 200_001 + b"0")) + raw(), "more than 100000 pieces", extended(record("GNU.sparse.size", b"5") + record("GNU.sparse.map", b"0,0")) + raw()),
+    "GNU sparse map that never ends": (raw(type_=b"S", at={482: b"\x01"}) + (b"\x01" * 512) * 5000, "octal|truncated|damaged|more than", raw(type_=b"S")),
+    "GNU sparse map of many blocks without a piece": (raw(type_=b"S", at={482: b"\x01"}) + (bytes(504) + b"\x01" * 8) * 20_000, "more than 10000 entries", raw(type_=b"S")),
     "whiteout of the parent": (entry("d/.wh..."), "beyond its directory", entry("d/.wh.x")),
     "whiteout of the directory": (entry("d/.wh.."), "beyond its directory", entry("d/.wh.x")),
     "whiteout of nothing": (entry("d/.wh."), "beyond its directory", entry("d/.wh.x")),
@@ -526,6 +542,11 @@ LAYOUTS: dict[str, tuple[Callable[[Layout], object], str]] = {
     "not JSON": (lambda i: i.files.update({"index.json": b"\x80"}), "not UTF-8"),
     "index that is an array": (lambda i: i.files.update({"index.json": b"[]"}), "must be a JSON object"),
     "layout of the future": (lambda i: i.files.update({"oci-layout": b'{"imageLayoutVersion": "2.0"}'}), "version"),
+    "annotations that are a string": (lambda i: i.manifests[0].update(annotations="x"), "annotations: must be an object"),
+    "platform that this is not": (lambda i: i.manifests[0].update(platform={"os": "linux", "architecture": "pdp11"}), "no image for .* here.*pdp11"),
+    "platform that is a string": (lambda i: i.manifests[0].update(platform="linux"), "no image for"),
+    "manifests that are a string": (lambda i: i.files.update({"index.json": b'{"manifests": "x"}'}), "manifests: must be an array"),
+    "layers that are an object": (with_manifest(layers={}), "layers: must be an array"),
     "no image": (lambda i: i.manifests.clear(), "no image"),
     "another architecture": (with_document(architecture="pdp11"), "pdp11"),
     "another system": (with_document(os="windows"), "windows"),
@@ -616,6 +637,31 @@ def test_a_docker_archives_configuration_must_have_its_digest(yard: Path, tmp_pa
     (tmp_path / "bad.tar").write_bytes(layout.docker_archive([LAYER]).replace(b'"true"', b'"evil"'))
 
     assert "wrong digest" in refusal(tmp_path / "bad.tar", yard)
+
+
+MANIFESTS = {
+    "layers that are numbers": ({"Config": "c", "Layers": [1]}, "must be strings"),
+    "tags that are numbers": ({"Config": "c", "Layers": [], "RepoTags": [1]}, "must be strings"),
+    "layers that are a string": ({"Config": "c", "Layers": "l"}, "Layers: must be an array"),
+    "configuration that is a number": ({"Config": 1, "Layers": []}, "Config: must be a string"),
+    "configuration that is missing": ({"Config": "x", "Layers": []}, "is not there"),
+    "configuration that is an array": ({"Config": "array", "Layers": []}, "must be a JSON object"),
+    "config member that is an array": ({"Config": "inner", "Layers": []}, "config: must be an object"),
+    "links in a circle": ({"Config": "loop", "Layers": []}, "lead nowhere"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", MANIFESTS)
+def test_a_docker_archive_that_is_not_what_it_says_is_refused(yard: Path, tmp_path: Path, attack: str) -> None:
+    manifest, reason = MANIFESTS[attack]
+    inner = json.dumps({**layout.configuration([]), "config": ["x"]}).encode()
+    entries = [
+        entry("c", json.dumps(layout.configuration([])).encode()), entry("array", b"[]"), entry("inner", inner),
+        symlink("loop", "pool"), symlink("pool", "loop"), entry("manifest.json", json.dumps([manifest]).encode()),
+    ]  # fmt: skip
+    (tmp_path / "image.tar").write_bytes(archive(*entries))
+
+    assert re.search(reason, refusal(tmp_path / "image.tar", yard))
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../etc/passwd", "../canary/file"])

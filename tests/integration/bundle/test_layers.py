@@ -255,6 +255,37 @@ def test_an_image_comes_in_many_forms(tmp_path: Path, form: str) -> None:
     assert layout.spec_of(tmp_path / "bundle")["process"]["args"] == ["true"]
 
 
+def test_a_docker_archive_of_several_images_needs_a_choice(tmp_path: Path) -> None:
+    from pysandbox.errors import SandboxError
+
+    config = entry("c", json.dumps(layout.configuration([], {})).encode())
+    both = json.dumps([{"Config": "c", "Layers": [], "RepoTags": [f"{name}:1"]} for name in "ab"]).encode()
+    (tmp_path / "image.tar").write_bytes(archive(config, entry("manifest.json", both)))
+
+    with pytest.raises(SandboxError, match='several images: "a:1", "b:1"; choose by IMAGE:TAG'):
+        layout.bundle(tmp_path / "image.tar", tmp_path / "bundle")
+    with pytest.raises(SandboxError, match='no image "c:1" here: "a:1", "b:1"'):
+        layout.bundle(f"{tmp_path / 'image.tar'}:c:1", tmp_path / "bundle")
+    layout.bundle(f"{tmp_path / 'image.tar'}:b:1", tmp_path / "bundle")
+
+
+def test_the_oldest_docker_archives_are_told(tmp_path: Path) -> None:
+    from pysandbox.errors import SandboxError
+
+    (tmp_path / "image.tar").write_bytes(
+        archive(entry("repositories", b"{}"), entry("1/layer.tar"), entry("1/VERSION"))
+    )
+
+    with pytest.raises(SandboxError, match="docker archive without manifest.json"):
+        layout.bundle(tmp_path / "image.tar", tmp_path / "bundle")
+
+
+def test_a_name_with_the_mark_in_it_is_a_name(tmp_path: Path) -> None:
+    assert tree(unpacked(tmp_path, archive(entry("a.wh.b", b"x")), archive(entry("c.wh.", b"y")))) == {
+        "a.wh.b": "x", "c.wh.": "y",
+    }  # fmt: skip
+
+
 def test_a_docker_archives_tag_chooses(tmp_path: Path) -> None:
     (tmp_path / "image.tar").write_bytes(layout.docker_archive([archive(entry("f"))], tag="example.test/a:latest"))
 
