@@ -21,7 +21,8 @@ DOCKER = Path(__file__).parent / "unit/oci/data/docker.json"
 #: What of the host can be read through the default masks.
 TELLING = (
     "/proc/kallsyms /proc/config.gz /proc/interrupts /proc/softirqs /proc/key-users /proc/iomem /proc/slabinfo "
-    "/proc/vmallocinfo /proc/pagetypeinfo /proc/diskstats /sys/block"
+    "/proc/vmallocinfo /proc/pagetypeinfo /proc/diskstats /proc/modules /sys/block /sys/kernel/debug "
+    "/sys/kernel/security /sys/kernel/tracing /sys/devices/system/cpu/cpu0/thermal_throttle"
 ).split()
 
 
@@ -29,6 +30,10 @@ def strong() -> dict[str, Any]:
     """Return the spec of a container as it should be."""
     spec: dict[str, Any] = json.loads(json.dumps(default_spec(cgroup_namespace=True)))
     spec["process"]["terminal"] = False
+    spec["process"]["rlimits"] += [
+        {"type": "RLIMIT_CORE", "hard": 0, "soft": 0},
+        {"type": "RLIMIT_MEMLOCK", "hard": 65536, "soft": 65536},
+    ]
     linux = spec["linux"]
     linux["seccomp"] = _filter()
     linux["maskedPaths"] += TELLING

@@ -55,7 +55,8 @@ class Auditor:
 
     def __call__(self, *words: str | Path, flags: tuple[str | Path, ...] = ()) -> subprocess.CompletedProcess[str]:
         argv = [self.launcher, "--root", self.directory / "root", *flags, *words]
-        environment = {**os.environ, "PYSANDBOX_WARM": "off"}
+        # The host's file that nobody may find is made below TMPDIR, which `open_everything` gives away.
+        environment = {**os.environ, "PYSANDBOX_WARM": "off", "TMPDIR": "/tmp"}
         return subprocess.run(
             list(map(str, argv)), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=200, check=False,
@@ -141,7 +142,7 @@ def test_each_finding_says_what_how_and_why(strong: dict[str, Any]) -> None:
     for finding in strong["findings"]:
         assert finding.keys() == {"probe", "group", "how", "observed", "expected", "verdict", "why"}
         assert all(isinstance(text, str) and text for text in finding.values()), finding
-    assert "unknown" not in _verdicts(strong).values()
+    assert {name for name, verdict in _verdicts(strong).items() if verdict == "unknown"} <= {"host.load"}
 
 
 def test_a_container_as_it_should_be_is_weak_only_where_it_shares_the_hosts_kernel(strong: dict[str, Any]) -> None:
@@ -159,9 +160,11 @@ def test_most_verdicts_flip_where_everything_is_open(
     print("not to be planted here:", sorted(before.keys() - flipped - both))
 
     assert len(flipped) >= FLIPPED, sorted(before.keys() - flipped)
-    # Where this host itself is open, so is a container that nothing holds; a mount, a name and a descriptor apart.
+    # Where this host itself is open, so is a container that nothing holds. Apart: what every container gets anew (/dev,
+    # procfs, groups), what was done to the host's run alone, and what differs from one moment to the next.
+    anew = {"file.dev_mem", "setting.binfmt_register", "user.groups"}
     closed = {name for name, verdict in bare.items() if verdict == "weak" and opened[name] == "ok"}
-    assert closed <= {"descriptors.open", "capabilities.as_spec", "host.load"}
+    assert closed <= {*anew, "descriptors.open", "capabilities.as_spec", "host.load"}
 
 
 def test_runc_is_seen_as_the_namespaces_backend_is(auditor: Auditor, strong: dict[str, Any]) -> None:
@@ -358,8 +361,13 @@ def test_a_machine_knows_nothing_of_the_host_and_its_qemu_is_jailed(auditor: Aud
     assert document["machine"]["own_kernel"] is True
     for name, finding in found.items():
         if name.startswith(("host.", "outside.qemu.", "escape.", "setting.", "file.")):
-            # Emulation isolates nothing, and what a host without load has is nothing to compare with.
-            allowed = {"outside.qemu.accelerator": {"ok", "weak"}, "host.load": {"ok", "unknown"}}
+            # Emulation isolates nothing, with KVM the processor is the host's, and a host may have no load.
+            either = {"ok", "weak"}
+            allowed = {
+                "outside.qemu.accelerator": either,
+                "host.processor": either,
+                "host.load": {*either, "unknown"},
+            }
             assert finding["verdict"] in allowed.get(name, {"ok"}), finding
     assert {"outside.sandbox.uid", "outside.virtiofsd.seccomp"} <= found.keys()
     assert auditor.left() == []
