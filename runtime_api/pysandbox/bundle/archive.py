@@ -277,10 +277,10 @@ class _Fields:
         return int(text or b"0", 8)
 
     def _check_sum(self) -> None:
-        # Old writers added signed bytes.
         plain = self.block[:148] + b" " * 8 + self.block[156:]
-        signed = sum(byte - 256 if byte > 127 else byte for byte in plain) if max(plain) > 127 else sum(plain)
-        if self.number(148, 8) not in (sum(plain), signed):
+        said = self.number(148, 8)
+        # Old writers added signed bytes.
+        if said != sum(plain) and said != sum(byte - 256 if byte > 127 else byte for byte in plain):
             raise InvalidArgument(f"{self._what}: no tar header: its checksum is wrong")
 
 

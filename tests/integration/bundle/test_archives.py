@@ -173,6 +173,16 @@ def test_numbers_in_base_256_are_understood(tmp_path: Path) -> None:
     assert (status.st_uid, status.st_mtime, status.st_size) == (1_000_000, -300, 3)
 
 
+def test_a_checksum_of_signed_bytes_is_understood(tmp_path: Path) -> None:
+    block = bytearray(raw("ü".encode("latin-1")))
+    block[148:156] = b"%06o\0 " % (int(block[148:154], 8) - 256)
+    (tmp_path / "image.tar").write_bytes(archive(bytes(block)))
+
+    layout.bundle(tmp_path / "image.tar", tmp_path / "bundle")
+
+    assert os.listdir(os.fsencode(tmp_path / "bundle/rootfs")) == [b"\xfc"]
+
+
 def test_a_pax_header_counts_more_than_the_header(tmp_path: Path) -> None:
     records = [("path", b"renamed"), ("uid", b"3000000"), ("size", b"3"), ("mtime", b"1700000000.123456789")]
     header = extended(b"".join(record(*one) for one in records))
