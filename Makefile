@@ -53,7 +53,7 @@ $(STAMPS)/packages: Makefile setup/packages.sh | $(STAMPS)
 	touch $@
 
 $(STAMPS)/venv: pyproject.toml setup.py $(STAMPS)/packages
-	$(call say,2/4,virtual environment $(VENV): $(PYTHON) with pluggy$(comma) jeepney$(comma) pyroute2$(comma) qemu.qmp)
+	$(call say,2/4,virtual environment $(VENV): $(PYTHON) with pluggy$(comma) jeepney$(comma) pyroute2$(comma) qemu.qmp$(comma) rich$(comma) plotly$(comma) jinja2)
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or later found" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[microvm,compare]'

@@ -37,6 +37,10 @@ SLOW = 250.0
 STRIDE = 3
 #: Failures of one scenario after which it is left out.
 ENOUGH = 2
+REPLACED = (
+    "the warm server was replaced meanwhile, as it is when a file of the program changes: some commands ran cold, and "
+    "memory may have the new one in it"
+)
 #: From where on a sandbox's clock cannot be believed: a tenth beyond what the host saw pass.
 AHEAD = 1.1
 
@@ -168,6 +172,9 @@ class Bench:
             return
         with contextlib.suppress(Failed, OSError):
             status = self.server.status()
+            if status.pid != self.server.pid:
+                self.result.notes.append(REPLACED)
+                return
             commands = sum(len(trial.commands) for trial in self.trials if trial.contender.server)
             cold = commands - (status.served - self._served_before)
             if cold > 0:

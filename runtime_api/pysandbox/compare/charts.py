@@ -209,8 +209,13 @@ def _cost_spread(
 
 def _range(chart: Any) -> list[float]:
     """Return the ends of a logarithmic axis: from half to twice at least, so that noise does not look like much."""
-    values = [value for series in chart.data for value in series.x]
-    return [math.log10(min(0.5, min(values) * 0.8)), math.log10(max(2.0, max(values) * 1.25))]
+    ends = [
+        (middle - below, middle + above)
+        for series in chart.data
+        for middle, below, above in zip(series.x, series.error_x.arrayminus, series.error_x.array, strict=True)
+    ]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    return [math.log10(min(0.5, low * 0.8)), math.log10(max(2.0, high * 1.25))]
 
 
 def cost(figure: Mapping[str, Any], reference: Mapping[str, Any]) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pysandbox.compare import processes
 from pysandbox.compare.measure import Failed
-from pysandbox.compare.trial import outside
+from pysandbox.compare.trial import SETTLE, outside
 from pysandbox.environment import memory
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def grow(trial: Trial, levels: Sequence[int], seconds: float, but: Collection[in
                 sandbox, created, started = trial.begin()
                 sandboxes.append(sandbox)
                 yield f"create and start, {level} there", len(sandboxes), created + started
+            time.sleep(SETTLE)
             found = outside(processes.descendants(os.getpid(), but=but) - before)
             yield f"memory of each, {level} there", level, found.proportional / level
             taken = available - memory("MemAvailable")

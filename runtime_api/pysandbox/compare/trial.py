@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Milliseconds for each figure that the gauge takes.
 GAUGE = 40
+#: Seconds after a start until memory is read: what starts the workload may still be about to become it.
+SETTLE = 0.1
 PROGRAMS = {
     "hello": ("hello",),
     "wait": ("wait",),
@@ -160,6 +162,7 @@ class Trial:
         before = processes.descendants(os.getpid(), but=but)
         sandbox, _, _ = self.begin()
         try:
+            time.sleep(SETTLE)
             return outside(processes.descendants(os.getpid(), but=but) - before)
         finally:
             self.end(sandbox)
