@@ -80,3 +80,21 @@ def test_an_archive_of_several_images_needs_a_choice(engine: Engine, tmp_path: P
     assert "several images" in refused.stderr
     assert (tmp_path / "bundle/rootfs/other").exists()
     engine.ok("rmi", "localhost/other:second")
+
+
+@pytest.mark.parametrize("started_engine", ["podman"], indirect=True)
+@pytest.mark.parametrize("form", ["gzip", "zstd"])
+def test_layers_that_an_engine_has_compressed_are_unpacked(
+    engine: Engine, tmp_path: Path, pysandbox: Runtime, form: str
+) -> None:
+    if form == "zstd":
+        pytest.importorskip("zstandard", reason="the package zstandard is not installed (extra `bundle`)")
+    engine.ok("push", "--compression-format", form, image.NAME, f"oci:{tmp_path / 'image'}:tagged")
+    kinds = [
+        b"layer.v1.tar+" + form.encode() in path.read_bytes() for path in (tmp_path / "image/blobs/sha256").iterdir()
+    ]
+
+    pysandbox.ok("bundle", f"{tmp_path / 'image'}:tagged", tmp_path / "bundle", "--", "echo", "ran")
+
+    assert any(kinds)
+    assert pysandbox.ok("run", tmp_path / "bundle") == "ran\n"
