@@ -338,9 +338,9 @@ def test_all_layers_together_have_one_limit(yard: Path, tmp_path: Path) -> None:
 
 
 def test_memory_stays_bounded_whatever_is_unpacked(yard: Path, tmp_path: Path, launcher: Path) -> None:
-    (tmp_path / "bomb").write_bytes(layout.zipped(archive(*(entry(f"f{n}", bytes(16 * MIB)) for n in range(4)))))
+    (tmp_path / "bomb").write_bytes(layout.zipped(archive(*(entry(f"f{n}", bytes(32 * MIB)) for n in range(2)))))
     code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_DATA, (48 << 20, 48 << 20));"
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_DATA, (32 << 20, 32 << 20));"
         "from pysandbox.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     script = launcher.with_name("pysandbox-cold").read_text().partition("if ")[0]
@@ -351,6 +351,7 @@ def test_memory_stays_bounded_whatever_is_unpacked(yard: Path, tmp_path: Path, l
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
+    assert len(os.listdir(yard / "bundle/rootfs")) == 2
 
 
 def _interpreter(launcher: Path) -> str:
