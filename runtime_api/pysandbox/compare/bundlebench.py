@@ -122,7 +122,7 @@ class Bench:
         """Measure; return the document. Raises InvalidArgument, Unavailable; an interrupt only marks the document."""
         measure.adopt_orphans()
         load, stolen = os.getloadavg(), machine.stolen()
-        workplace = Workplace()
+        workplace = Workplace(derived.mapped_group(self.bundle.spec))
         with workplace, contextlib.ExitStack() as stack:
             directory = workplace.path
             try:

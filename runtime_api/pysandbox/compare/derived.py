@@ -142,6 +142,12 @@ def make_bundles(bundle: Bundle, view: View, directory: Path, programs: Mapping[
     return made
 
 
+def mapped_group(spec: Any) -> int | None:
+    """Return the host's group that is 0 in the container's user namespace; None where it has none of its own."""
+    maps = spec.get("linux", {}).get("gidMappings", ())
+    return next((each["hostID"] - each["containerID"] for each in maps if each["containerID"] == 0), None)
+
+
 def check(bundle: Bundle) -> None:
     """Refuse what no view can be laid over."""
     if bundle.image:

@@ -46,11 +46,16 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<42}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    # No thread of rich's that draws ten times a second while something is measured: drawn where there is news.
+    bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True, auto_refresh=False)
+    if not console.is_terminal:
+        yield lambda _what, _done, _total: None
+        return
+    with bar:
         task = bar.add_task("", total=1)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=max(total, 1))
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=max(total, 1), refresh=True
+        )
 
 
 def show(document: Mapping[str, Any]) -> None:

@@ -16,16 +16,24 @@ MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 
 
 class Workplace:
-    """A new directory below TMPDIR, root's alone. gVisor, for one, leaves a namespace mounted in its state."""
+    """A new directory below TMPDIR, root's alone: what a view shows of a root was private where the root lies.
 
-    def __init__(self) -> None:
+    `group` may pass through it and list nothing: root of a user namespace has to get to the container's root. gVisor,
+    for one, leaves a namespace mounted in its state.
+    """
+
+    def __init__(self, group: int | None = None) -> None:
         self.path = Path()
+        self._group = group
         #: What could not be removed.
         self.left: list[str] = []
 
     def __enter__(self) -> Self:
         """Make it."""
         self.path = Path(tempfile.mkdtemp(prefix="pysandbox-bench-"))
+        if self._group is not None:
+            os.chown(self.path, -1, self._group)
+            self.path.chmod(0o710)
         return self
 
     def __exit__(self, *_: object) -> None:

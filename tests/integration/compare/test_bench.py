@@ -158,6 +158,23 @@ def test_a_comparison_has_audits_and_a_page(launcher: Path, bundle: Path, tmp_pa
     assert (tmp_path / "c.html").read_text().startswith("<!doctype html>")
 
 
+def test_a_bundle_with_a_user_namespace_is_measured(launcher: Path, make_bundle: Any, tmp_path: Path) -> None:
+    requires("root", "command runc")
+
+    def own_users(spec: dict[str, Any]) -> None:
+        spec["linux"]["namespaces"].append({"type": "user"})
+        for name in ("uidMappings", "gidMappings"):
+            spec["linux"][name] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+
+    bundle = make_bundle(["true"], own_users)
+
+    done = call(launcher, "bench", "--only", "life", "--rounds", "1", "--backend", "namespaces,runc", "--json",
+                tmp_path / "o.json", bundle)  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "o.json").read_text())["missing"] == {}
+
+
 def test_an_interrupted_bench_keeps_and_says_what_it_has(launcher: Path, bundle: Path, tmp_path: Path) -> None:
     left = ours("/proc/self/mountinfo")
     argv: Sequence[Any] = [

@@ -78,6 +78,13 @@ def test_bind_mounts_are_meant_from_the_bundle_they_were_written_in() -> None:
     assert [mount["source"] for mount in after["mounts"]] == ["/the/bundle/data", "/data", "tmpfs"]
 
 
+def test_root_of_a_user_namespace_is_the_group_that_may_pass() -> None:
+    maps = [{"containerID": 1, "hostID": 5, "size": 1}, {"containerID": 0, "hostID": 100000, "size": 1}]
+
+    assert derived.mapped_group(spec(linux={"gidMappings": maps})) == 100000
+    assert derived.mapped_group(spec()) is None
+
+
 def make_root(tmp_path: Path) -> Path:
     root = tmp_path / "bundle/rootfs, with: odd\\characters"
     root.mkdir(parents=True)

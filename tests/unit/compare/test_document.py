@@ -73,6 +73,17 @@ def test_what_is_mounted_in_a_workplace_goes_with_it(tmp_path: Path) -> None:
     assert (theirs / "file").read_text() == "to stay"
 
 
+@pytest.mark.parametrize(("group", "mode"), [(None, 0o700), (12345, 0o710)])
+def test_nobody_else_gets_to_what_is_in_a_workplace(group: int | None, mode: int) -> None:
+    requires("root")
+    with Workplace(group) as workplace:
+        status = workplace.path.stat()
+
+    assert status.st_mode & 0o777 == mode
+    assert status.st_uid == 0
+    assert group is None or status.st_gid == group
+
+
 def test_mounts_elsewhere_are_not_meant() -> None:
     text = b"1 0 0:1 / /w rw - t\n2 1 0:2 / /w/a\\040b rw - t\n3 1 0:3 / /wx rw - t\n4 2 0:4 / /w/a\\040b/c rw - t\n"
 
