@@ -35,6 +35,8 @@ VERSION = 1
 #: Milliseconds of a start from which on a contender takes every third turn only.
 SLOW = 250.0
 STRIDE = 3
+#: Seconds before a turn of throughput: the kernel still removes the namespaces and cgroups of the turn before.
+PAUSE = 0.4
 #: Failures of one scenario after which it is left out.
 ENOUGH = 2
 REPLACED = (
@@ -54,7 +56,7 @@ class Settings:
     inside_every: int = 3
     memory_rounds: int = 3
     throughput_rounds: int = 3
-    containers: int = 16
+    containers: int = 32
     growth: tuple[int, ...] = (1, 5, 20, 50)
     #: Seconds of growth for one contender.
     growth_limit: float = 60.0
@@ -64,7 +66,7 @@ class Settings:
     @classmethod
     def quick(cls) -> Settings:
         """Return settings for a first look, of about half a minute."""
-        return cls(10, 3, 1, 1, 8, (1, 5), 10.0)
+        return cls(10, 3, 1, 1, 16, (1, 5), 10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +348,7 @@ class Bench:
 
     def _rate(self, trial: Trial, level: int) -> Iterator[tuple[str, float]]:
         slow = trial.contender.name in self.slow
+        time.sleep(PAUSE)
         turn = trial.throughput(level, max(level, self.settings.containers // (4 if slow else 1)))
         if turn.failures:
             raise Failed(f"{len(turn.failures)} of {turn.containers} failed; the first: {turn.failures[0]}")

@@ -266,3 +266,31 @@ def test_without_its_libraries_a_comparison_says_what_to_install(bundle: Path) -
     assert done.returncode == 1
     assert "is not installed: pip install 'pysandbox[compare]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_machine_is_measured_with_all_that_it_needs_outside(
+    launcher: Path, bundle: Path, settings_file: Path, tmp_path: Path
+) -> None:
+    argv = [
+        launcher,
+        "--config",
+        settings_file,
+        "bench",
+        "--quick",
+        "--only",
+        "life,memory",
+        "--rounds",
+        "1",
+        "--backend",
+    ]
+    done = subprocess.run(
+        [*argv, "microvm", "--json", tmp_path / "o.json", bundle],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "o.json").read_text())
+    figures = medians(found, "microvm")
+    assert [each["name"] for each in found["contenders"] if each.get("accelerator")] == ["microvm"]
+    assert figures["memory, detached"] > 10  # QEMU, its guest and virtiofsd are there; of runc nothing is
+    assert {"start to exit", "create", "exec to exit", "delete"} <= set(figures)
