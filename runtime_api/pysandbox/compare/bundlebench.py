@@ -39,6 +39,10 @@ STRIDE = 3
 PAUSE = 0.4
 #: Failures of one scenario after which it is left out.
 ENOUGH = 2
+IN_MEMORY = (
+    "files are in memory: TMPDIR is on a file system that can hold no overlay's changes, so that fsync reaches no disk "
+    "(remedy: TMPDIR=DIRECTORY on ext4, xfs or btrfs)"
+)
 REPLACED = (
     "the warm server was replaced meanwhile, as it is when a file of the program changes: some commands ran cold, and "
     "memory may have the new one in it"
@@ -187,6 +191,8 @@ class Bench:
 
     def _admit_host(self, stack: contextlib.ExitStack, directory: Path, gauge: str) -> None:
         view = stack.enter_context(derived.View(self.bundle.rootfs, gauge, directory / candidate.HOST))
+        if view.in_memory:
+            self.result.notes.append(IN_MEMORY)
         contender = Contender(candidate.HOST, ("",))
         trial = Host(contender, view.root, directory / candidate.HOST, candidate.LIMIT)
         stack.callback(trial.close)

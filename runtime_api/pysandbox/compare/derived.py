@@ -31,7 +31,7 @@ FILES = f"{DIRECTORY}/files"
 #: A version of the specification that every runtime of today knows: crun 1.8 refuses 1.2.
 OLDEST = ("1", "0", "2")
 MNT_DETACH = 2
-MS_NOSUID_NODEV = 2 | 4
+MS_NOSUID = 2
 
 
 def derive(spec: Any, directory: str, root: str, words: Sequence[str]) -> tuple[Any, list[str]]:
@@ -71,39 +71,57 @@ def _without(document: dict[str, Any], names: Sequence[str], change: str) -> lis
 
 
 class View:
-    """A writable view of a directory that stays as it is, with the gauge in it; gone with the `with` block."""
+    """A writable view of a directory that stays as it is, with the gauge in it; gone with the `with` block.
+
+    `in_memory` tells that the changes are on a tmpfs: `directory` is on a file system that can hold no overlay's, as
+    an overlay itself is none, which a container's /tmp may be.
+    """
 
     def __init__(self, lower: str, gauge: str, directory: Path) -> None:
-        self._lower, self._gauge = lower, gauge
-        self._upper, self._work, self.root = (directory / name for name in ("upper", "work", "root"))
-        self._mounted = False
+        self._lower, self._gauge, self._changes = lower, gauge, directory / "changes"
+        self.root = directory / "root"
+        self.in_memory = False
+        self._mounted: list[Path] = []
 
     def __enter__(self) -> Self:
         """Mount it. Raises Unavailable where the kernel will not."""
-        for path in (self._upper, self._work, self.root):
+        for path in (self._changes, self.root):
             path.mkdir(parents=True)
-        self._put_gauge(self._upper / DIRECTORY.lstrip("/"))
         lower = os.open(self._lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            # The top directory's attributes are the upper one's: a user without root must be able to enter.
-            status = os.fstat(lower)
-            os.chown(self._upper, status.st_uid, status.st_gid)
-            self._upper.chmod(status.st_mode & 0o7777)
-            _mount_overlay(lower, self._upper, self._work, self.root)
+            self._mount(lower)
         except OSError as error:
-            raise Unavailable(
-                f"cannot lay a view over {self._lower}: {error.strerror}; is {self._upper.parent} on a file system "
-                f"that can hold an overlay's changes? (remedy: TMPDIR=DIRECTORY on ext4, xfs, btrfs or tmpfs)"
-            ) from None
+            self.__exit__()
+            raise Unavailable(f"cannot lay a view over {self._lower}: overlay: {error.strerror}") from None
         finally:
             os.close(lower)
-        self._mounted = True
         return self
 
     def __exit__(self, *_: object) -> None:
         """Unmount it; the directories are the caller's to remove."""
-        if self._mounted:
-            ctypes.CDLL(None).umount2(os.fsencode(self.root), MNT_DETACH)
+        while self._mounted:
+            ctypes.CDLL(None).umount2(os.fsencode(self._mounted.pop()), MNT_DETACH)
+
+    def _mount(self, lower: int) -> None:
+        try:
+            self._overlay(lower)
+        except OSError:
+            _mount(b"tmpfs", os.fsencode(self._changes), "mode=0700")
+            self._mounted.append(self._changes)
+            self.in_memory = True
+            self._overlay(lower)
+
+    def _overlay(self, lower: int) -> None:
+        upper, work = self._changes / "upper", self._changes / "work"
+        for path in (upper, work):
+            path.mkdir()
+        self._put_gauge(upper / DIRECTORY.lstrip("/"))
+        # The top directory's attributes are the upper one's: a user without root must be able to enter.
+        status = os.fstat(lower)
+        os.chown(upper, status.st_uid, status.st_gid)
+        upper.chmod(status.st_mode & 0o7777)
+        _mount_overlay(lower, upper, work, self.root)
+        self._mounted.append(self.root)
 
     def _put_gauge(self, directory: Path) -> None:
         files = directory / Path(FILES).name
@@ -124,11 +142,14 @@ def _mount_overlay(lower: int, upper: Path, work: Path, target: Path) -> None:
             stack.callback(os.close, descriptor)
             paths.append(f"/proc/self/fd/{descriptor}")
         options = f"lowerdir=/proc/self/fd/{lower},upperdir={paths[0]},workdir={paths[1]}"
-        libc = ctypes.CDLL(None, use_errno=True)
-        flags = ctypes.c_ulong(MS_NOSUID_NODEV)
-        if libc.mount(b"overlay", paths[2].encode(), b"overlay", flags, options.encode()) != 0:
-            errno = ctypes.get_errno()
-            raise OSError(errno, os.strerror(errno))
+        _mount(b"overlay", paths[2].encode(), options)
+
+
+def _mount(kind: bytes, target: bytes, options: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(kind, target, kind, ctypes.c_ulong(MS_NOSUID), options.encode()) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno))
 
 
 def make_bundles(bundle: Bundle, view: View, directory: Path, programs: Mapping[str, Sequence[str]]) -> dict[str, Path]:

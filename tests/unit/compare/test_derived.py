@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -112,15 +113,33 @@ def test_a_view_shows_the_root_and_the_gauge_and_keeps_changes_to_itself(tmp_pat
     assert os.listdir(tmp_path / "view/root") == []  # unmounted
 
 
-def test_a_view_that_cannot_be_mounted_names_the_remedy(tmp_path: Path) -> None:
+def test_on_an_overlay_the_changes_are_in_memory_and_it_is_said(tmp_path: Path) -> None:
     requires("root")
     root = make_root(tmp_path)
 
     with derived.View(os.fspath(root), gauge(tmp_path), tmp_path / "view") as outer:
-        # An overlay is no place for the changes of another one.
-        inner = derived.View(os.fspath(root), gauge(tmp_path), outer.root / "inner")
-        with pytest.raises(Unavailable, match=r"cannot lay a view over .*remedy: TMPDIR"):
-            inner.__enter__()
+        # An overlay can hold no other one's changes.
+        with derived.View(os.fspath(root), gauge(tmp_path), outer.root / "inner") as inner:
+            assert (inner.root / derived.PROGRAM.lstrip("/")).read_text() == GAUGE
+            (inner.root / "new").mkdir()
+        assert (outer.in_memory, inner.in_memory) == (False, True)
+        assert os.listdir(outer.root / "inner/root") == []
+
+    assert os.listdir(root) == ["file"]
+
+
+def test_a_view_that_cannot_be_mounted_says_so_and_leaves_nothing_mounted(tmp_path: Path) -> None:
+    requires("root")
+    lower, before = make_root(tmp_path), Path("/proc/self/mountinfo").read_text()
+
+    with contextlib.ExitStack() as stack:
+        for number in range(2):
+            lower = stack.enter_context(derived.View(os.fspath(lower), gauge(tmp_path), tmp_path / str(number))).root
+        third = derived.View(os.fspath(lower), gauge(tmp_path), tmp_path / "third")  # FILESYSTEM_MAX_STACK_DEPTH is 2
+        with pytest.raises(Unavailable, match="cannot lay a view over .*: overlay: "):
+            third.__enter__()
+
+    assert Path("/proc/self/mountinfo").read_text() == before
 
 
 def test_a_bundle_that_is_derived_already_is_refused(tmp_path: Path) -> None:
