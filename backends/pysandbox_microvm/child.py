@@ -61,6 +61,9 @@ class Child:
         self._gone = threading.Event()
         self._voices = {console: self.console, messages: self.messages}
         self._thread = threading.Thread(target=self._watch, name="machine", daemon=True)
+
+    def watch(self) -> None:
+        """Begin to listen to it, and to wait for its end: `ended` may be called before this returns."""
         self._thread.start()
 
     @property
@@ -77,7 +80,10 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             if self.alive:
                 _signal.pidfd_send_signal(self.pidfd, _SIGKILL)
-        if threading.current_thread() is not self._thread:
+        if self._thread.ident is None and self.alive:  # nobody has begun to watch
+            self._watch()
+            self._close()
+        elif self._thread.ident is not None and threading.current_thread() is not self._thread:
             self._thread.join(END_TIMEOUT)
             if self._thread.is_alive():
                 raise DeadlineExceeded(f"qemu (process {self.pid}) has not ended for {END_TIMEOUT:g} s")

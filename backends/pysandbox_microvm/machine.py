@@ -373,6 +373,7 @@ class Machine:
             console.close()
             raise
         self._child = Child(pid, pidfd, console.detach(), self._messages, self._ended)
+        self._child.watch()  # once there is one: QEMU may have ended already
 
     def _restore(self) -> None:
         """Have QEMU take up a template's state; the guest goes on by itself, as it was saved while it ran."""

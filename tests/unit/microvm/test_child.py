@@ -23,7 +23,7 @@ class Shell:
         self.ended = threading.Event()
         self._children: list[Child] = []
 
-    def start(self, script: str) -> Child:
+    def start(self, script: str, *, watched: bool = True) -> Child:
         console, theirs = os.pipe()
         messages, error = os.pipe()
         pid, pidfd = launch(None, ["/bin/sh", "-c", script], {1: error, 2: error, 5: theirs})
@@ -31,6 +31,8 @@ class Shell:
         os.close(error)
         child = Child(pid, pidfd, console, messages, self.ended.set)
         self._children.append(child)
+        if watched:
+            child.watch()
         return child
 
     def close(self) -> None:
@@ -54,6 +56,19 @@ def test_what_it_says_is_kept_apart_and_is_whole_when_it_has_ended(shell):
     assert child.console.read().endswith(b"\n2000\n")
     assert child.messages.read() == b"warning\nmore\n"
     assert shell.ended.is_set()
+
+
+def test_nothing_is_told_before_somebody_watches(shell):
+    child = shell.start("true", watched=False)
+    assert not shell.ended.wait(0.3)
+    child.watch()
+    assert shell.ended.wait(10)
+
+
+def test_one_that_nobody_watches_can_be_ended(shell):
+    child = shell.start("sleep 1000", watched=False)
+    child.kill()
+    assert not child.alive
 
 
 def test_descriptors_that_are_not_named_are_dev_null(shell):
