@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -306,7 +307,8 @@ class Host:
         """Ours, but for the servers and the forks that wait: not one that serves a command, or did."""
         found = [pid for pid in children() if not _reaped(pid)]
         known = self.servers.pids() if self.servers else set()
-        return {command_line(pid) for pid in found if pid not in known}
+        # What it does just now is no difference.
+        return {re.sub(r"^(\d+) \[\w\]", r"\1", command_line(pid)) for pid in found if pid not in known}
 
     def _ids(self) -> list[str]:
         return [container_id for runtime in self.runtimes for container_id in runtime.ids]
