@@ -89,7 +89,8 @@ class Engine:
 
     def remove_containers(self) -> None:
         """Remove what the test made."""
-        at_once = ["--time", "0"] if self.name == "podman" else []  # which would wait for SIGTERM otherwise
+        # podman would wait for SIGTERM otherwise, and keep one whose namespaces another, refused one was to have.
+        at_once = ["--time", "0", "--depend"] if self.name == "podman" else []
         for container in self.containers:
             self("rm", "--force", "--volumes", *at_once, container)
         self.containers.clear()
