@@ -141,7 +141,7 @@ soak: setup $(STAMPS)/test $(STAMPS)/test-packages-$(DAEMONS)
 	@setup/packages.sh soak
 	status=0
 	$(VENV)/bin/python -m pytest tests/soak --timeout=0 $(SOAK) || status=1
-	$(VENV)/bin/python -m pytest --all tests/integration/engines tests/integration/microvm || status=1
+	PYSANDBOX_SOAK_MACHINES=100 $(VENV)/bin/python -m pytest --timeout=0 --all tests/integration/engines tests/integration/microvm || status=1
 	exit $$status
 
 # -- install -----------------------------------------------------------------------------------------------------------
