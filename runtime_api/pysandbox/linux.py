@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # From the Linux kernel headers.
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_THP_DISABLE = 41
 NR_pidfd_getfd = 438
@@ -41,11 +42,16 @@ def disable_huge_pages() -> None:
     _set("PR_SET_THP_DISABLE", PR_SET_THP_DISABLE)
 
 
-def _set(name: str, option: int) -> None:
+def set_parent_death_signal(number: int) -> None:
+    """Have the kernel send this process a signal when the thread that made it ends: `PR_SET_PDEATHSIG` of prctl(2)."""
+    _set("PR_SET_PDEATHSIG", PR_SET_PDEATHSIG, number)
+
+
+def _set(name: str, option: int, value: int = 1) -> None:
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, *map(ctypes.c_ulong, (1, 0, 0, 0))) < 0:
+    if libc.prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))) < 0:
         errno = ctypes.get_errno()
         raise OSError(errno, f"prctl({name}): {os.strerror(errno)}")
 

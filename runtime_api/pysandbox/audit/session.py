@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -31,6 +33,7 @@ PROGRAM = "pysandbox-probe"
 LIMIT = 300.0
 #: Bytes of the probe's standard error that are kept.
 _COMPLAINTS = 2048
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,15 +73,36 @@ def _run(
 ) -> tuple[Reader, dict[str, Facts], str]:
     """Return what the probe wrote, what was seen from outside, and what stopped it."""
     try:
-        container = lifecycle.create(runtime, container_id, bundle, stdio=pipes.stdio(), options=options)
-        lifecycle.start(runtime, container_id, container)
+        with _undisturbed():
+            container = lifecycle.create(runtime, container_id, bundle, stdio=pipes.stdio(), options=options)
+            lifecycle.start(runtime, container_id, container)
         pipes.close_theirs()
         reader, note = Reader(), ""
         if not _gather(reader, pipes, time.monotonic() + limit):
             note = f"the probe was not done after {limit:g} s"
         return reader, outside.observe(container.init.pid), note
     finally:
-        _remove(runtime, container_id)
+        with _undisturbed():
+            _remove(runtime, container_id)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off what signals would raise: a create that ends just anywhere keeps its lock, and a delete leaves a half."""
+    if threading.current_thread() is not threading.main_thread():  # which has no handlers to be called
+        yield
+        return
+    told: list[int] = []
+    handlers = {number: found for number in _INTERRUPTS if callable(found := signal.getsignal(number))}
+    for number in handlers:
+        signal.signal(number, lambda number, _frame: told.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if told:
+            signal.raise_signal(told[0])
 
 
 def _remove(runtime: Runtime, container_id: str) -> None:

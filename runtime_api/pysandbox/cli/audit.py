@@ -52,11 +52,13 @@ def observed(invocation: Invocation, path: str, backend: str) -> tuple[Bundle, R
     from pysandbox.audit.audit import audit
     from pysandbox.backend import Options
     from pysandbox.caller import current
+    from pysandbox.cli.keeper import carry_out_in_child
     from pysandbox.oci.bundle import load_bundle
     from pysandbox.plugins import choose
     from pysandbox.record import replace
 
     current().require_cold("it watches a container while it runs")
+    carry_out_in_child()
     for number in (_signal.SIGTERM, _signal.SIGHUP):
         _signal.signal(number, _signal.default_int_handler)  # the container goes with us
     bundle = load_bundle(os.path.abspath(path))

@@ -49,9 +49,11 @@ def run(invocation: Invocation) -> int:
     import contextlib
 
     request = read_request(invocation)
+    from pysandbox.cli.keeper import carry_out_in_child
     from pysandbox.compare import bundlebench, document, interruption, terminal
 
     before = earlier(invocation)
+    carry_out_in_child()
     with contextlib.ExitStack() as stack:
         stack.enter_context(interruption.by_signals())
         path = invocation.parsed["json"]

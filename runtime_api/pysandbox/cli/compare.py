@@ -37,10 +37,12 @@ def run(invocation: Invocation) -> int:
     if not invocation.parsed.arguments:
         raise UsageError('pysandbox: "compare" requires exactly 1 argument(s)')
     request = bench.read_request(invocation)
+    from pysandbox.cli.keeper import carry_out_in_child
     from pysandbox.compare import comparison, document, interruption, page, terminal
 
     page.require()
     before = bench.earlier(invocation)
+    carry_out_in_child()
     with contextlib.ExitStack() as stack:
         stack.enter_context(interruption.by_signals())
         names = ("json", "html")

@@ -19,6 +19,7 @@ from pysandbox.compare.measure import Failed
 from pysandbox.compare.server import Server
 from pysandbox.compare.trial import PROGRAMS, Host, Trial, outside
 from pysandbox.compare.workplace import Workplace
+from pysandbox.errors import Unavailable
 from pysandbox.executor import program_path
 from pysandbox.oci.bundle import load_bundle
 
@@ -162,6 +163,9 @@ class Bench:
                 self._admit(stack, directory, each, gauge)
             except Failed as error:
                 self.result.missing[each.name] = str(error)
+        if len(self.trials) == 1 and not request.containerd:
+            reasons = "; ".join(f"{name}: {why}" for name, why in self.result.missing.items())
+            raise Unavailable(f"there is nobody to measure but the host: {reasons}")
 
     def _start_server(self, stack: contextlib.ExitStack, directory: Path) -> None:
         """Start a warm server of the bench's own; without one our commands are cold, which is told."""

@@ -215,6 +215,20 @@ def test_an_interrupted_bench_keeps_and_says_what_it_has(launcher: Path, bundle:
     assert ours("/proc/self/mountinfo") == left
 
 
+def test_a_killed_bench_leaves_nothing(launcher: Path, bundle: Path, tmp_path: Path) -> None:
+    left, cgroups = ours("/proc/self/mountinfo"), set(os.listdir("/sys/fs/cgroup"))
+    argv = [launcher, "bench", "--rounds", "5000", "--only", "life", "--backend", "namespaces", bundle]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as running:
+        eventually(lambda: list(tmp_path.glob("pysandbox-bench-*/contender-*/0/pid")), "it has begun", seconds=30)
+
+        running.kill()
+
+    eventually(lambda: os.listdir(tmp_path) == [], "its child has cleared up", seconds=30)
+    assert ours("/proc/self/mountinfo") == left
+    assert set(os.listdir("/sys/fs/cgroup")) == cgroups
+
+
 def test_a_failing_disk_costs_the_file_and_not_the_tables(launcher: Path, bundle: Path, tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", tmp_path], check=True)
     try:
@@ -239,7 +253,7 @@ def test_a_failing_disk_costs_the_file_and_not_the_tables(launcher: Path, bundle
         (["--backend", "host", "BUNDLE"], "no name of a backend"),
         (["--json", "/no/such/dir/x.json", "BUNDLE"], "/no/such/dir/x.json: No such file"),
         (["--against", "/no/such/file", "BUNDLE"], "/no/such/file: No such file"),
-        (["--backend", "nosuch", "BUNDLE"], ""),
+        (["--backend", "nosuch", "BUNDLE"], "there is nobody to measure but the host: nosuch: "),
     ],
 )
 def test_bad_input_gets_one_line_and_costs_no_time(launcher: Path, bundle: Path, words: list[str], said: str) -> None:
@@ -250,7 +264,8 @@ def test_bad_input_gets_one_line_and_costs_no_time(launcher: Path, bundle: Path,
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) <= 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
     assert ours("/proc/self/mountinfo") == left
 
 
