@@ -233,11 +233,16 @@ def test_a_failed_create_leaves_nothing(legacy: CgroupV1) -> None:
 
 
 def test_creating_takes_milliseconds(legacy: CgroupV1) -> None:
-    started = time.perf_counter()
-    legacy.create({"memory": {"limit": 64 * MIB}, "pids": {"limit": 10}})
-
     # A bench it is not: the budget is 2 ms, this machine is shared, and a hundred-fold slip must not go unseen.
-    assert time.perf_counter() - started < 0.2
+    assert min(seconds_to_create(legacy) for _ in range(3)) < 0.2
+
+
+def seconds_to_create(cgroup: CgroupV1) -> float:
+    started = time.perf_counter()
+    cgroup.create({"memory": {"limit": 64 * MIB}, "pids": {"limit": 10}})
+    taken = time.perf_counter() - started
+    cgroup.remove()
+    return taken
 
 
 # -- what belongs to others --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from harness.bundle import Bundle
 from harness.host import Canary
 from harness.program import Compiler
 from harness.runtime import PROJECT, Runtime
+
+from pysandbox.linux import start_time
 
 NOBODY = 65534
 
@@ -277,8 +280,10 @@ def test_a_pid_that_another_process_got_is_not_signalled(runtime: Runtime, bundl
     container, created = runtime.create(bundle.runs("/bin/sleep", "1000"))
     assert created.code == 0, created
     pid = int(runtime.state(container)["pid"])
+    time.sleep(2 / os.sysconf("SC_CLK_TCK"))  # what two processes of one tick cannot be told apart by
     bystander = subprocess.Popen(["/bin/sleep", "1000"])
     try:
+        assert start_time(bystander.pid) != start_time(pid)
         os.kill(pid, signal.SIGKILL)
         assert forge_pid(runtime.root, pid, bystander.pid) >= 1, "no record holds the pid"
 

@@ -49,11 +49,12 @@ def test_an_answer_is_all_that_is_wanted(idle: int) -> None:
 
 
 def test_a_machine_that_can_run_is_silent_within_the_limit(idle: int) -> None:
-    pulse = Heartbeat(Agent(float("inf")), idle, LIMIT)
+    limit = 2.0  # the test itself may have to wait for a processor: a tenth of that would count
+    pulse = Heartbeat(Agent(float("inf")), idle, limit)
     began = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         pulse.ask()
-    assert pulse.pause + time.monotonic() - began < LIMIT + 0.2
+    assert pulse.pause + time.monotonic() - began < limit + 1
 
 
 def test_a_stopped_machine_is_asked_until_it_goes_on(idle: int) -> None:

@@ -387,7 +387,7 @@ def test_who_asks_for_its_last_words_does_not_wait_for_more(qemu):
     qemu.hang_up()
     began = time.monotonic()
     assert [each["data"]["reason"] for each in client.events("SHUTDOWN")] == ["guest-reset"]
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 0.4  # of the half second that it would wait
 
 
 def test_many_threads_may_talk_directly(qemu):
