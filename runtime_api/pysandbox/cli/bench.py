@@ -93,6 +93,7 @@ def read_request(invocation: Invocation) -> Request:
         names=tuple(candidate.read_names(names)),
         runtimes=candidate.read_runtimes(parsed["runtime"]),
         baseline=parsed["baseline"],
+        config=invocation.globals_["config"] or "",
         containerd=parsed["containerd"],
         settings=settings,
     )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from pysandbox.compare.candidate import Candidate
     from pysandbox.compare.containerdtrial import Api, Client
+    from pysandbox.compare.handler import Handler
     from pysandbox.oci.bundle import Bundle
 
 _CHANCE = random.Random()  # noqa: S311  (an order, not a secret)
@@ -83,6 +84,8 @@ class Request:
     names: tuple[str, ...] = ()
     runtimes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     baseline: str = ""
+    #: Settings file that `program` is called with; empty for none.
+    config: str = ""
     #: Socket of a containerd; empty for none.
     containerd: str = ""
     settings: Settings = field(default_factory=Settings)
@@ -103,6 +106,12 @@ class Result:
     def failed(self, label: str, scenario: str, error: object) -> None:
         """Keep what went wrong."""
         self.failures.setdefault((label, scenario), []).append(str(error))
+
+    def annotate(self, label: str, note: str) -> None:
+        """Add to what is told of a contender."""
+        for each in self.contenders:
+            if each["name"] == label:
+                each["note"] = "; ".join(text for text in (each["note"], note) if text)
 
     def given_up(self, label: str, scenario: str) -> bool:
         """Tell whether a scenario failed too often to be tried again."""
@@ -386,24 +395,34 @@ class Bench:
         return stack.enter_context(Client(self.request.containerd))
 
     def _through(self, client: Client) -> None:
-        """Take turns through containerd's API; who has no shim there is told with containerd's words."""
-        from pysandbox.compare.containerdtrial import RUNTIMES, Api
+        """Take turns through containerd's API; who cannot run there is told with containerd's words."""
+        from pysandbox.compare.containerdtrial import Api
 
         with contextlib.ExitStack() as stack:
             apis = []
-            for trial in self._containers():
+            for number, trial in enumerate(self._containers()):
                 label = trial.contender.name
-                if label not in RUNTIMES:
-                    self.result.failed(label, "containerd", "has no shim of its own that this bench knows")
-                    continue
-                api = Api(client, label, trial.bundles)
+                self.progress(f"through containerd: getting {label} ready", number, len(self.trials))
+                api = Api(client, label, f"{client.namespace}-{number}", trial.bundles)
                 stack.callback(api.close)
                 try:
-                    api.prepare()
-                    apis.append(api)
-                except Failed as error:
+                    how, first = api.prepare_any(self._handlers(trial))
+                except (Failed, OSError) as error:
                     self.result.failed(label, "containerd", error)
+                    continue
+                apis.append(api)
+                self.result.annotate(label, f"through containerd: {how}{first and f' ({first})'}")
             self._api_rounds(apis)
+
+    def _handlers(self, trial: Trial) -> list[Handler]:
+        """Return the ways in which containerd may run a contender. Raises Failed, OSError."""
+        from pysandbox.compare import handler
+
+        contender, place = trial.contender, trial.directory / "containerd"
+        place.mkdir()
+        if contender.server is None:
+            return handler.runtime(contender.name, contender.command, place)
+        return handler.ours(contender.name, self.request.config, place)
 
     def _api_rounds(self, apis: Sequence[Api]) -> None:
         for number in range(1, self.settings.rounds + 1):
@@ -413,6 +432,10 @@ class Bench:
             for label, act in turns:
                 self._act(label, "containerd", act, number)
             self.progress("through containerd", number, self.settings.rounds)
+        for number in range(1, self.settings.memory_rounds + 1):
+            for each in apis:
+                self._act(each.name, "api: memory", each.memory, number)
+            self.progress("through containerd: memory", number, self.settings.memory_rounds)
 
     # -- the document --------------------------------------------------------------------------------------------------
 

@@ -165,3 +165,17 @@ def _varint(number: int) -> bytes:
         groups.append(number & 0x7F | 0x80)
         number >>= 7
     return bytes([*groups, number])
+
+
+def first_number(message: bytes) -> int:
+    """Return the whole number that is field 1 of an answer: pid or exit status. 0, which is not sent, if it is absent.
+
+    A number of protobuf has at most ten bytes; what is longer is none of ours.
+    """
+    number = 0
+    if message[:1] == b"\x08":
+        for place, byte in enumerate(message[1:11]):
+            number |= (byte & 0x7F) << 7 * place
+            if byte < 0x80:
+                return number
+    return 0

@@ -11,23 +11,20 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
-from pysandbox.compare.containerd import encode
+from pysandbox.compare import processes
+from pysandbox.compare.containerd import encode, first_number
 from pysandbox.compare.gauge import printable
 from pysandbox.compare.measure import Failed
+from pysandbox.compare.trial import SETTLE, outside
 from pysandbox.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import Self
 
-#: Contender → runtime type. crun and others have no shim of their own.
-RUNTIMES = {
-    "namespaces": "io.containerd.pysandbox.v2",
-    "microvm": "io.containerd.pysandbox-microvm.v2",
-    "runc": "io.containerd.runc.v2",
-    "runsc": "io.containerd.runsc.v1",
-}
+    from pysandbox.compare.handler import Handler
+
 #: Seconds for one call; of a machine under emulation, whose template may have to be made.
 LIMIT = 150.0
 #: Seconds for the first answer.
@@ -80,27 +77,46 @@ class Client:
 
 
 class Api:
-    """One contender: a container whose task ends at once, and one whose task waits for execs."""
+    """One contender: a container whose task ends at once, and one whose task waits for execs.
 
-    def __init__(self, client: Client, name: str, bundles: Mapping[str, Path]) -> None:
+    `prefix` begins the ids of its containers, and names their cgroups: no other bench has it.
+    """
+
+    def __init__(self, client: Client, name: str, prefix: str, bundles: Mapping[str, Path]) -> None:
         self._client, self.name = client, name
-        self._ids = {kind: f"{name}-{kind}" for kind in ("hello", "wait")}
-        self._specs = {kind: (bundles[kind] / "config.json").read_text() for kind in self._ids}
+        self._ids = {kind: f"{prefix}-{kind}" for kind in ("hello", "wait", "memory")}
+        specs = {"hello": "hello", "wait": "wait", "memory": "wait"}
+        self._specs = {kind: _spec(bundles[specs[kind]], self._ids[kind]) for kind in self._ids}
         process = json.loads(self._specs["hello"])["process"]
         self._process = encode({1: _PROCESS, 2: json.dumps(process)})
         self._made: list[str] = []
 
-    def prepare(self) -> None:
-        """Make both containers, run the first once, and start the second. Raises Failed."""
-        for kind, name in self._ids.items():
-            spec = encode({1: _SPEC, 2: self._specs[kind]})
-            container = encode({1: name, 4: encode({1: RUNTIMES[self.name]}), 5: spec})
-            self._client.call("containers.v1.Containers/Create", {1: container})
-            self._made.append(name)
-        for _ in self.life():
-            pass
-        self._task("Create", {1: self._ids["wait"]})
-        self._task("Start", {1: self._ids["wait"]})
+    def prepare_any(self, handlers: Sequence[Handler]) -> tuple[str, str]:
+        """Prepare with the first handler that works; return how, and why not with the first. Raises Failed with all."""
+        reasons: list[str] = []
+        for each in handlers:
+            try:
+                self.prepare(each)
+                return each.how, "; ".join(reasons)
+            except Failed as error:
+                reasons.append(f"{each.how}: {error}")
+        raise Failed("; ".join(reasons))
+
+    def prepare(self, handler: Handler) -> None:
+        """Make the containers, run the first once, and start the second. Raises Failed; nothing is left of it then."""
+        try:
+            for kind, name in self._ids.items():
+                spec = encode({1: _SPEC, 2: self._specs[kind]})
+                container = encode({1: name, 4: handler.encoded(), 5: spec})
+                self._client.call("containers.v1.Containers/Create", {1: container})
+                self._made.append(name)
+            for _ in self.life():
+                pass
+            self._task("Create", {1: self._ids["wait"]})
+            self._task("Start", {1: self._ids["wait"]})
+        except Failed:
+            self.close()
+            raise
 
     def life(self) -> Iterator[tuple[str, float]]:
         """Create, start and delete a task; its end in between is waited for."""
@@ -123,16 +139,42 @@ class Api:
         yield "api: exec to exit", (time.perf_counter() - begin) * 1000
         self._task("DeleteProcess", {1: name, 2: exec_id})
 
+    def memory(self) -> Iterator[tuple[str, float]]:
+        """Create and start a task that waits; read the memory of its shim and of all that it started."""
+        name, before = self._ids["memory"], processes.everybody()
+        try:
+            self._task("Create", {1: name})
+            pid = first_number(self._client.call("tasks.v1.Tasks/Start", {1: name}))
+            time.sleep(SETTLE)
+            yield "api: memory", outside(self._started(pid, before)).proportional
+        finally:
+            self._end(name)
+
+    def _started(self, pid: int, before: Collection[processes.Process]) -> set[processes.Process]:
+        """Return the shim of a task's init, which is its parent, and all below it. Raises Failed for older ones.
+
+        The API tells no shim's pid; that it and init are new is the proof that the pids are of our namespace, and that
+        this is neither containerd nor a shim that has other tasks.
+        """
+        shim = processes.parent(pid)
+        if shim is None or shim in before:
+            raise Failed(f"process {pid} of the task is no child of a shim that was started for it")
+        return processes.descendants(shim[0]) | {shim}
+
     def close(self) -> None:
         """End and remove what was made, as far as that can be."""
-        for name in self._made:
-            with contextlib.suppress(Failed):
-                self._task("Kill", {1: name, 3: SIGKILL, 4: 1})
-                self._wait({1: name})
-            with contextlib.suppress(Failed):
-                self._task("Delete", {1: name})
+        while self._made:
+            name = self._made.pop()
+            self._end(name)
             with contextlib.suppress(Failed):
                 self._client.call("containers.v1.Containers/Delete", {1: name})
+
+    def _end(self, name: str) -> None:
+        with contextlib.suppress(Failed):
+            self._task("Kill", {1: name, 3: SIGKILL, 4: 1})
+            self._client.call("tasks.v1.Tasks/Wait", {1: name})
+        with contextlib.suppress(Failed):
+            self._task("Delete", {1: name})
 
     def _task(self, method: str, fields: Mapping[int, str | bytes | int]) -> float:
         begin = time.perf_counter()
@@ -140,4 +182,14 @@ class Api:
         return (time.perf_counter() - begin) * 1000
 
     def _wait(self, fields: Mapping[int, str | bytes | int]) -> None:
-        self._client.call("tasks.v1.Tasks/Wait", fields)
+        """Wait for the end of a process. Raises Failed unless it is 0."""
+        code = first_number(self._client.call("tasks.v1.Tasks/Wait", fields))
+        if code != 0:
+            raise Failed(f"the program ended with {code}")
+
+
+def _spec(bundle: Path, name: str) -> str:
+    """Return the spec of a derived bundle, with a cgroup of this name, as clients of containerd give one."""
+    spec = json.loads((bundle / "config.json").read_text())
+    spec.setdefault("linux", {})["cgroupsPath"] = f"/{name}"
+    return json.dumps(spec)

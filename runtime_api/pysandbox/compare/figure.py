@@ -65,6 +65,12 @@ _API = {
     "api: create to exit": "from Tasks.Create to the answer of Tasks.Wait",
     "api: exec to exit": "Tasks.Exec, Start and Wait for a process in a task that waits",
 }
+_API_MEMORY = Scenario(
+    "api: memory",
+    "containerd",
+    "MiB",
+    "PSS of the shim of a task that waits and of all that the shim started, but the workload's own",
+)
 FOREGROUND, DETACHED = "memory, run waits", "memory, detached"
 SHARED = "memory, warm server once"
 _MEMORY = {
@@ -93,7 +99,7 @@ def catalogue(growth: tuple[int, ...]) -> dict[str, Scenario]:
     found += [Scenario(name, "memory", "MiB", how) for name, how in _MEMORY.items()]
     found += [each for level in growth for each in _growth(level)]
     found += [Scenario(inside(name), "inside", *_unit(name, how)) for name, how in _INSIDE.items()]
-    found += [Scenario(name, "containerd", "ms", how) for name, how in _API.items()]
+    found += [Scenario(name, "containerd", "ms", how) for name, how in _API.items()] + [_API_MEMORY]
     return {each.name: each for each in found}
 
 

@@ -31,6 +31,18 @@ def descendants(root: int, *, but: Collection[int] = ()) -> set[Process]:
     return found
 
 
+def everybody() -> set[Process]:
+    """Return all processes."""
+    return {(pid, started) for pid, _, started in _all()}
+
+
+def parent(pid: int) -> Process | None:
+    """Return the parent of a process; None if either is gone."""
+    found = {each: (above, started) for each, above, started in _all()}
+    above = found.get(pid, (0, 0))[0]
+    return (above, found[above][1]) if above in found else None
+
+
 def is_workload(pid: int) -> bool:
     """Tell whether a process is the gauge itself: what a host kernel runs for the user."""
     with contextlib.suppress(OSError):

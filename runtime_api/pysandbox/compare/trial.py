@@ -49,7 +49,7 @@ class Trial:
     """One contender, a state directory of its own, and the bundles derived for it."""
 
     def __init__(self, contender: Contender, bundles: dict[str, Path], directory: Path, limit: float) -> None:
-        self.contender, self.bundles, self.limit = contender, bundles, limit
+        self.contender, self.bundles, self.directory, self.limit = contender, bundles, directory, limit
         self._root = directory / "state"
         self._pid_file = directory / "pid"
         self._output = os.open(directory / "output", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
