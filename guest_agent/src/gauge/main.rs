@@ -3,6 +3,7 @@
 //!     pysandbox-gauge hello                                       write one line and end
 //!     pysandbox-gauge wait                                        write one line, then wait for a signal, an hour at most
 //!     pysandbox-gauge measure MILLISECONDS [DIRECTORY]            take each figure for about so long
+//!     pysandbox-gauge floor ROOTFS PROGRAM [ARGUMENT…]            make a container by bare system calls: milliseconds
 //!
 //! `measure` writes one JSON object a line: `{"gauge", "value", "unit", "better"}`, or `{"gauge", "error"}` for what
 //! could not be taken. It begins with `{"gauge": "begin", …}` and finishes with `{"gauge": "end", "milliseconds"}`, both
@@ -12,10 +13,12 @@
 mod calls;
 mod clock;
 mod files;
+mod floor;
 mod network;
 mod processor;
 mod report;
 
+use std::ffi::CString;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -41,8 +44,11 @@ fn main() -> ExitCode {
         ["measure", milliseconds, directory] => {
             return measure(milliseconds, Some(Path::new(directory)))
         }
+        ["floor", root, ref program @ ..] if !program.is_empty() => {
+            return floor(Path::new(root), program)
+        }
         _ => {
-            eprintln!("usage: pysandbox-gauge hello | wait | measure MILLISECONDS [DIRECTORY]");
+            eprintln!("usage: pysandbox-gauge hello | wait | measure MILLISECONDS [DIRECTORY] | floor ROOTFS PROGRAM…");
             return ExitCode::from(2);
         }
     }
@@ -52,6 +58,19 @@ fn main() -> ExitCode {
 fn hello() {
     let mut out = std::io::stdout();
     let _ = out.write_all(b"hello\n").and_then(|()| out.flush());
+}
+
+fn floor(root: &Path, program: &[&str]) -> ExitCode {
+    end_in_time();
+    let program: Result<Vec<CString>, _> = program.iter().map(|word| CString::new(*word)).collect();
+    match floor::take(root, &program.unwrap_or_default()) {
+        Ok(taken) => println!("{:.3}", taken.as_secs_f64() * 1000.0),
+        Err(errno) => {
+            eprintln!("pysandbox-gauge: floor: {}", errno.text());
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn measure(milliseconds: &str, directory: Option<&Path>) -> ExitCode {

@@ -13,6 +13,8 @@ UNIFIED = "/sys/fs/cgroup/cgroup.controllers"
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 #: With a server of the bench's own, and without any: two contenders, one program.
 WARM, COLD = "pysandbox", "pysandbox-cold"
+#: What the executor is compared with: a container by bare system calls.
+KERNEL = "kernel"
 
 
 @dataclass(frozen=True, slots=True)

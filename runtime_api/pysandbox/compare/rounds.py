@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pysandbox.compare import contender, scenario, throughput
+from pysandbox.executor import program_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,9 +24,12 @@ _CHANCE = random.Random()  # noqa: S311  (an order, not a secret)
 
 def latency(benches: Sequence[Bench], place: Place, output: int, result: Result) -> None:
     """Take each scenario of each contender, and each floor, once in each round, in random order."""
+    gauge = program_path("pysandbox-gauge")
     for number in range(result.rounds + 1):
         turns = [(bench.contender.label, take) for bench in benches for take in bench.scenarios()]
         turns += [(each.name, partial(scenario.floor, each, place, output)) for each in contender.floors()]
+        for bench in benches[:1]:
+            turns.append((contender.KERNEL, partial(scenario.kernel, gauge, bench.bundles["true"], place, output)))
         _CHANCE.shuffle(turns)
         for label, take in turns:
             for name, value in take():

@@ -209,5 +209,12 @@ def floor(contender: Contender, place: measure.Place, output: int) -> Iterator[t
     yield FLOOR, place.call(lambda: measure.run(contender.command, contender.environment, output))
 
 
+def kernel(gauge: str, bundle: Path, place: measure.Place, output: int) -> Iterator[tuple[str, float]]:
+    """Milliseconds for what the kernel does for a container, by bare system calls: the executor's floor."""
+    command = (gauge, "floor", os.fspath(bundle / "rootfs"), *workload.TRUE)
+    place.call(lambda: measure.run(command, {}, output))
+    yield EXECUTOR, float(os.pread(output, 64, 0))
+
+
 def _new_id() -> str:
     return f"bench-{secrets.token_hex(6)}-{time.monotonic_ns() % 1000}"

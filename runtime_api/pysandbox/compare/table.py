@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     Series = Mapping[str, Mapping[str, Sequence[float]]]
 
 #: Whom everybody is compared with, where they took part.
-REFERENCES = ("runc", "crun")
+REFERENCES = ("runc", "crun", contender.KERNEL)
 UNITS = {"peak memory": "MiB"}
 
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import busybox
 import pytest
 
 from pysandbox.compare import gauge
@@ -45,6 +46,27 @@ def test_what_it_cannot_take_it_names_and_goes_on() -> None:
     assert found.errors["files"].startswith("/proc/sys/gauge-")
     assert {"cpu", "TCP stream"} <= set(found.values)
     assert "file write" not in found.values
+
+
+def test_it_takes_the_kernels_floor_in_a_container_that_has_gone(tmp_path: Path) -> None:
+    busybox.build(tmp_path)
+    before = Path("/proc/self/mountinfo").read_text()
+
+    done = run("floor", tmp_path, "/bin/busybox", "sh", "-c", "test $$ = 1 && echo x >/tmp/x && test -e /dev/shm")
+
+    assert done.returncode == 0, done
+    assert 0 < float(done.stdout) < 1000
+    assert os.listdir(tmp_path / "tmp") == []  # it had its own
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+@pytest.mark.parametrize("words", [("/nowhere", "/bin/busybox"), ("ROOTFS", "/no/such/program")])
+def test_a_floor_that_cannot_be_taken_is_told(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "proc").mkdir()
+    done = run("floor", *(str(tmp_path) if word == "ROOTFS" else word for word in words))
+
+    assert done.returncode == 1
+    assert (done.stdout, done.stderr) == ("", "pysandbox-gauge: floor: no such file or directory\n")
 
 
 def test_it_waits_until_it_is_ended() -> None:
