@@ -37,7 +37,7 @@ def bench(
     return {
         "version": 1, "kind": "bench", "bundle": "/a/bundle", "changes": ["process.args"],
         "taken": "2026-01-01T00:00:00+00:00", "seconds": 12.5, "tool_processor_seconds": 0.1, "interrupted": False,
-        "settings": {"rounds": 10, "containers": 8, "growth": [1, 5], "groups": ["life"]}, "machine": MACHINE, "baseline": baseline,
+        "settings": {"rounds": 10, "containers": 8, "growth": [1, 5], "growth_seconds": 10, "growth_memory_share": 0.75, "groups": ["life"]}, "machine": MACHINE, "baseline": baseline,
         "contenders": list(contenders), "missing": {}, "failures": [], "notes": [],
         "scenarios": [asdict(each) for each in scenarios.values()],
         "figures": list(series.figures(scenarios, baseline)),

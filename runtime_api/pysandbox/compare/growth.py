@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 from pysandbox.compare import processes
-from pysandbox.compare.measure import Failed
 from pysandbox.compare.trial import SETTLE, outside
 from pysandbox.environment import memory
 
@@ -20,10 +19,14 @@ if TYPE_CHECKING:
 RESERVE = 0.25
 
 
+class Stopped(Exception):
+    """More would take too long, or too much memory: why, and what is not measured."""
+
+
 def grow(trial: Trial, levels: Sequence[int], seconds: float, but: Collection[int]) -> Iterator[tuple[str, int, float]]:
     """Start containers until each level is reached; yield scenario, number and value there; remove them.
 
-    Raises Failed where it takes longer than `seconds`, or so much memory that other programs would suffer.
+    Raises Stopped where it takes longer than `seconds`, or so much memory that other programs would suffer; Failed.
     """
     sandboxes: list[Sandbox] = []
     before, available = processes.descendants(os.getpid(), but=but), memory("MemAvailable")
@@ -31,7 +34,9 @@ def grow(trial: Trial, levels: Sequence[int], seconds: float, but: Collection[in
     try:
         for level in levels:
             while len(sandboxes) < level:
-                _refuse_excess(len(sandboxes), available, deadline, seconds)
+                if reason := excess(len(sandboxes), available, deadline, seconds):
+                    left_out = ", ".join(str(each) for each in levels if each >= level)
+                    raise Stopped(f"stopped at {len(sandboxes)} sandboxes: {reason}; left out: {left_out} there")
                 sandbox, created, started = trial.begin()
                 sandboxes.append(sandbox)
                 yield f"create and start, {level} there", len(sandboxes), created + started
@@ -46,10 +51,12 @@ def grow(trial: Trial, levels: Sequence[int], seconds: float, but: Collection[in
             trial.remove(sandbox)
 
 
-def _refuse_excess(count: int, available: int, deadline: float, seconds: float) -> None:
+def excess(count: int, available: int, deadline: float, seconds: float) -> str:
+    """Return why no further sandbox is started; empty for none. `available` is MemAvailable before the first."""
     if time.monotonic() > deadline:
-        raise Failed(f"stopped at {count} sandboxes: more would take longer than {seconds:.0f} s")
+        return f"more would take longer than {seconds:.0f} s"
     now, total = memory("MemAvailable"), memory("MemTotal")
     each = max(0, available - now) / max(1, count)
     if now - 2 * each < total * RESERVE:
-        raise Failed(f"stopped at {count} sandboxes: only {now >> 20} MiB of {total >> 20} MiB of memory are left")
+        return f"only {now >> 20} MiB of {total >> 20} MiB of memory are left"
+    return ""

@@ -22,6 +22,18 @@ TITLES = {
     "inside": "Inside the sandbox, by its own clock",
     "containerd": "Through containerd's API",
 }
+#: What the figures of a table are; settings of the document stand in braces.
+CAPTIONS = {
+    "life": "one command of a container's life at a time; less is better",
+    "throughput": "containers that were run to their end, by so many workers at once; more is better",
+    "memory": "what runs beside the workload: each process's memory, shared pages divided (PSS); less is better",
+    "growth": (
+        "of each sandbox while so many are there; less is better. A contender gets at most {growth_seconds:.0f} s and "
+        "{growth_memory_share:.0%} of the machine's memory"
+    ),
+    "inside": "the same program on the host and in each sandbox; less is better where a row does not say so",
+    "containerd": "calls of containerd's Tasks service, and memory of a shim with all that it started; less is better",
+}
 #: Where the output is no terminal: nothing is cut, and nothing wrapped before this.
 WIDTH = 160
 #: From which share of time taken by the hypervisor on the figures are in doubt.
@@ -67,6 +79,7 @@ def show(document: Mapping[str, Any]) -> None:
         figures = [each for each in document["figures"] if each["group"] == group]
         if figures:
             console.print(f"\n{title}", style="bold")
+            console.print(CAPTIONS[group].format(**document["settings"]), markup=False, soft_wrap=True)
             console.print(_table(figures, document))
     for line in doubts(document):
         console.print(line, markup=False, soft_wrap=True)
@@ -138,9 +151,14 @@ def _table(figures: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) ->
     found = {(each["scenario"], each["contender"]): each for each in figures}
     for scenario in dict.fromkeys(each["scenario"] for each in figures):
         cells = ["\n".join(cell(found[scenario, label])) if (scenario, label) in found else "-" for label in labels]
-        unit = next(each["unit"] for each in figures if each["scenario"] == scenario)
-        table.add_row(f"{scenario.removeprefix('inside: ')}, {unit}", *cells)
+        table.add_row(row_name(next(each for each in figures if each["scenario"] == scenario)), *cells)
     return table
+
+
+def row_name(figure: Mapping[str, Any]) -> str:
+    """Return what stands before a row: what is measured, its unit, and which way is better where a table has both."""
+    more = ", more is better" if (figure["group"], figure["better"]) == ("inside", "higher") else ""
+    return f"{figure['scenario'].removeprefix('inside: ')}, {figure['unit']}{more}"
 
 
 def cell(figure: Mapping[str, Any]) -> list[str]:
