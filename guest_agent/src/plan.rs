@@ -428,11 +428,11 @@ impl<'de> Deserialize<'de> for Operations {
             fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Operations, S::Error> {
                 let mut operations = Vec::with_capacity(128);
                 loop {
-                    let place = format_args!("operations[{}]", operations.len());
+                    let index = operations.len();
                     match list.next_element() {
                         Ok(Some(operation)) => operations.push(operation),
                         Ok(None) => return Ok(Operations(operations)),
-                        Err(error) => return Err(at(place)(error)),
+                        Err(error) => return Err(at(format_args!("operations[{index}]"))(error)),
                     }
                 }
             }

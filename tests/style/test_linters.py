@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,22 @@ def test_clippy_finds_nothing(repository: Path) -> None:
         [_cargo(), "clippy", "--release", "--locked", "--all-targets", "--", "-D", "warnings"],
         repository / "guest_agent",
     )
+
+
+def test_it_is_built_by_the_lowest_rust_that_it_promises(repository: Path) -> None:
+    """Debian 13 has no newer one: what only a later compiler takes would be found by nobody else's tests."""
+    crate = tomllib.loads((repository / "guest_agent/Cargo.toml").read_text())["package"]
+    lowest = next((name for name in _toolchains() if name.startswith(crate["rust-version"] + ".")), None)
+    if lowest is None:
+        pytest.skip(f"rustup has no toolchain {crate['rust-version']} here (Debian 13's own rustc is one)")
+
+    command = ["check", "--release", "--locked", "--all-targets", "--target-dir", "target/lowest"]
+    _run([_cargo(), f"+{lowest}", *command], repository / "guest_agent")
+
+
+def _toolchains() -> list[str]:
+    rustup = shutil.which("rustup")
+    if rustup is None:
+        return []
+    done = subprocess.run([rustup, "toolchain", "list"], capture_output=True, text=True, check=True)
+    return [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
