@@ -17,6 +17,7 @@ from pysandbox.caller import current
 from pysandbox.errors import DeadlineExceeded, FailedPrecondition, NotFound, SandboxError, Unimplemented
 from pysandbox.linux import is_alive, start_time
 from pysandbox_oci.call import END_LIMIT, RuntimeFailed
+from pysandbox_oci.launch import LAST_PID
 from pysandbox_oci.leftover import remove_root
 
 TYPE_CHECKING = False
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from pysandbox.cgroup.oom import OomWatch
     from pysandbox.oci.types import Resources
     from pysandbox_oci.runtime import OciRuntime
-
-#: Pids of one container.
-_MOST_PIDS = 1 << 22
 
 
 def reap(pid: int, started: int) -> None:
@@ -192,14 +190,20 @@ class OciContainer(Container):
         if self._runtime.dialect.indirect:
             return [self.init.pid] if self.alive() else []
         try:
-            found = self._runtime.ask_json("ps", "--format", "json", self.id) or []
+            found = self._runtime.ask_json("ps", "--format", "json", self.id)
         except RuntimeFailed:
             if self.alive():
                 raise
             return []
-        if not isinstance(found, list) or len(found) > _MOST_PIDS or not all(isinstance(pid, int) for pid in found):
+        if found is None:  # runc's way to say: none
+            return []
+        if not isinstance(found, list) or len(found) > LAST_PID or not all(map(_is_pid, found)):
             raise RuntimeFailed(f"{self._runtime.name} ps", "", "no list of pids")
         return found
+
+
+def _is_pid(value: object) -> bool:
+    return type(value) is int and 0 < value <= LAST_PID
 
 
 def end_maker(pid: int, started: int) -> None:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 #: Of a pid file: digits.
 _LONGEST_PID = 16
-_LAST_PID = 2**22
+#: PID_MAX_LIMIT (proc_sys_kernel(5)).
+LAST_PID = 2**22
 
 
 class Launch:
@@ -134,6 +135,6 @@ def read_pid(path: str, name: str) -> int:
         raise Unavailable(f"{name}: has written no pid file: {error.strerror}") from error
     with open(descriptor, "rb", buffering=0) as file:
         text = (file.read(_LONGEST_PID) or b"").strip()
-    if not text.isdigit() or not 1 < int(text) <= _LAST_PID:
+    if not text.isdigit() or not 1 < int(text) <= LAST_PID:
         raise Unavailable(f"{name}: its pid file holds no pid: {text!r}")
     return int(text)

@@ -32,7 +32,7 @@ def audit(program: Sequence[str], contender: Mapping[str, Any], bundle: str) -> 
     limit = MACHINE_LIMIT if contender["name"] == "microvm" else LIMIT
     try:
         answer["findings"] = read(_ask([*program, "audit", "--json", "--backend", backend, bundle], limit))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         answer["failure"] = printable(str(error), 600) or type(error).__name__
     return answer
 

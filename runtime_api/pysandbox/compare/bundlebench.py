@@ -254,7 +254,7 @@ class Bench:
                 "name": each.name,
                 "kind": "backend" if each.ours else "runtime",
                 "command": list(trial.contender.command),
-                "version": machine.version(trial.contender),
+                "version": trial.version(),
                 "note": note,
                 "accelerator": checked.accelerator,
             }

@@ -79,7 +79,7 @@ def read_names(texts: Iterable[str]) -> list[str]:
     """Return the names of `--backend A --backend B,C`, each once. Raises InvalidArgument."""
     names = [name for text in texts for name in text.split(",") if name]
     for name in names:
-        if name == HOST or not _NAME.fullmatch(name):
+        if name == HOST or not name.isprintable() or not _NAME.fullmatch(name):
             raise InvalidArgument(f"--backend {name}: no name of a backend or of a runtime")
     return list(dict.fromkeys(names))
 

@@ -57,7 +57,11 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<42}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+    columns = (
+        TextColumn("{task.description:<42}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}", markup=False),
+    )
     # No thread of rich's that draws ten times a second while something is measured: drawn where there is news.
     bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True, auto_refresh=False)
     if not console.is_terminal:
@@ -141,13 +145,14 @@ def _console() -> Console:
 
 def _table(figures: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table()
+    table = Table()  # of plain text: a contender's name may be a path, and look like rich's markup
     table.add_column("")
     labels = [each["name"] for each in document["contenders"]]
     labels = [label for label in labels if any(each["contender"] == label for each in figures)]
     for label in labels:
-        table.add_column(label, justify="right")
+        table.add_column(Text(label), justify="right")
     found = {(each["scenario"], each["contender"]): each for each in figures}
     for scenario in dict.fromkeys(each["scenario"] for each in figures):
         cells = ["\n".join(cell(found[scenario, label])) if (scenario, label) in found else "-" for label in labels]
@@ -186,13 +191,14 @@ def summary(document: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 def show_summary(document: Mapping[str, Any]) -> None:
     """Print what a comparison comes to: one line for each contender."""
     from rich.table import Table
+    from rich.text import Text
 
     console = _console()
     table = Table()
     for name in ("", "start to exit", "memory outside", "probes"):
         table.add_column(name)
     for row in summary(document):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console.print("\nIn short", style="bold")
     console.print(table)
     if names := comparison.emulated(document["bench"]):
@@ -202,6 +208,7 @@ def show_summary(document: Mapping[str, Any]) -> None:
 def show_audits(found: Sequence[Mapping[str, Any]]) -> None:
     """Print how many probes found what they should, and those that did not in words."""
     from rich.table import Table
+    from rich.text import Text
 
     console = _console()
     audited = [each for each in found if each["findings"]]
@@ -209,7 +216,7 @@ def show_audits(found: Sequence[Mapping[str, Any]]) -> None:
         console.print("\nWhat was observed of the protection", style="bold")
         table = Table()
         for name in ("", *(each["contender"] for each in audited)):
-            table.add_column(name, justify="right" if name else "left")
+            table.add_column(Text(name), justify="right" if name else "left")
         for verdict in audits.VERDICTS:
             table.add_row(verdict, *(str(audits.counts(each["findings"])[verdict]) for each in audited))
         console.print(table)

@@ -10,13 +10,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pysandbox.compare.gauge import printable
 from pysandbox.compare.measure import Failed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: So much of what a command writes is kept.
+#: So much of what a command writes is kept: of its output the beginning, of its errors the end.
 KEPT = 1 << 16
+#: Bytes of the largest pipe (/proc/sys/fs/pipe-max-size).
+PIPE = 1 << 20
 #: Of an error of a command so much is told.
 TOLD = 600
 #: Seconds after its end in which a command's last bytes must have come.
@@ -37,19 +40,19 @@ class Started:
     """A command in a session of its own, so that a terminal's ^C is for us alone.
 
     `name` is what errors call it. `output` is a file for its streams; without one its standard output is watched, and
-    its errors are kept beside.
+    the end of its errors is kept: whoever writes without end fills a pipe, not our memory.
     """
 
     def __init__(
         self, name: str, argv: Sequence[str], environment: Mapping[str, str], output: int | None = None
     ) -> None:
         self._name = name
-        self._errors = os.memfd_create("errors") if output is None else os.dup(output)
-        self._stdout, target = os.pipe2(os.O_CLOEXEC) if output is None else (-1, self._errors)
+        self._output, self._words = output, b""
+        self._stdout, self._errors = -1, -1
+        targets = [output, output] if output is not None else self._pipes()
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, target, 1),
-            (os.POSIX_SPAWN_DUP2, self._errors, 2),
+            *((os.POSIX_SPAWN_DUP2, target, number) for number, target in enumerate(targets, start=1)),
         ]
         self.begin = time.perf_counter()
         try:
@@ -61,15 +64,24 @@ class Started:
             raise Failed(f"{argv[0]}: {error.strerror}") from None
         finally:
             if output is None:
-                os.close(target)
+                for target in targets:
+                    os.close(target)
+
+    def _pipes(self) -> list[int]:
+        """Make pipes for output and errors; return the command's ends."""
+        self._stdout, output = os.pipe2(os.O_CLOEXEC)
+        self._errors, errors = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._errors, False)
+        return [output, errors]
 
     def wait(self, limit: float) -> Timing:
         """Wait until it has ended. Raises Failed, with what it said, for an error or after `limit` seconds."""
         try:
             timing, code = self._watch(limit)
             if code != 0:
-                words = os.pread(self._errors, KEPT, 0).decode(errors="replace").strip() or timing.output.strip()
-                raise Failed(f"{self._name}: exit code {code}: {words[-TOLD:] or 'no word'}")
+                said = self._words if self._output is None else os.pread(self._output, KEPT, 0)
+                words = said.decode(errors="replace").strip() or timing.output.strip()
+                raise Failed(f"{self._name}: exit code {code}: {printable(words[-TOLD:], TOLD) or 'no word'}")
             return timing
         finally:
             self._close_streams()
@@ -78,9 +90,9 @@ class Started:
         first, kept, deadline = None, bytearray(), self.begin + limit
         poll = select.poll()
         pidfd = os.pidfd_open(self.pid)
-        poll.register(pidfd, select.POLLIN)
-        if self._stdout >= 0:
-            poll.register(self._stdout, select.POLLIN)
+        for descriptor in (pidfd, self._stdout, self._errors):
+            if descriptor >= 0:
+                poll.register(descriptor, select.POLLIN)
         end = 0.0
         try:
             while not end or (self._stdout >= 0 and time.perf_counter() < end + REST):
@@ -95,9 +107,14 @@ class Started:
                         poll.unregister(self._stdout)
                         os.close(self._stdout)
                         self._stdout = -1
+                if self._errors in events and not self._read_errors():
+                    poll.unregister(self._errors)
                 if pidfd in events:
                     poll.unregister(pidfd)
                     end = now
+            for _ in range(PIPE // KEPT):  # what was written before the end; who still has the pipe may go on
+                if self._output is not None or not self._read_errors():
+                    break
             _, status = os.waitpid(self.pid, 0)
         except BaseException:
             self._kill()
@@ -110,6 +127,15 @@ class Started:
     def _read(self, kept: bytearray) -> bool:
         data = os.read(self._stdout, KEPT)
         kept += data[: KEPT - len(kept)]
+        return bool(data)
+
+    def _read_errors(self) -> bool:
+        """Keep the end of what there is to read now; False where there is nothing."""
+        try:
+            data = os.read(self._errors, KEPT)
+        except BlockingIOError:
+            return False
+        self._words = (self._words + data)[-KEPT:]
         return bool(data)
 
     def _kill(self) -> None:

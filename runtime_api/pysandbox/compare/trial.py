@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 #: Milliseconds for each figure that the gauge takes.
 GAUGE = 40
+#: Seconds for `--version`.
+VERSION_LIMIT = 10.0
 #: Seconds after a start until memory is read: what starts the workload may still be about to become it.
 SETTLE = 0.1
+#: Bytes of a pid file that are read, and PID_MAX_LIMIT.
+LONGEST_PID, LAST_PID = 32, 1 << 22
 PROGRAMS = {
     "hello": ("hello",),
     "wait": ("wait",),
@@ -126,7 +130,7 @@ class Trial:
         self._here[name] = Sandbox(name, 0)
         created = self.command("create", *self._bundle("wait"), "--pid-file", os.fspath(self._pid_file), name)
         try:
-            self._here[name] = sandbox = Sandbox(name, int(self._pid_file.read_text()))
+            self._here[name] = sandbox = Sandbox(name, read_pid(self._pid_file))
         except (OSError, ValueError) as error:
             raise Failed(f"{self.contender.name}: create: no pid in its --pid-file: {error}") from None
         return sandbox, created, self.command("start", name)
@@ -154,6 +158,15 @@ class Trial:
     def command(self, *words: str) -> float:
         """Run one command of the runtime; return its milliseconds. Raises Failed with its words."""
         return timing.run(self._name(words[0]), self._argv(*words), self._environment, self.limit, self._output).end
+
+    def version(self) -> str:
+        """Return the first line of what the contender says of its version, or why it says none."""
+        argv = [*self.contender.command, "--version"]
+        try:
+            found = timing.run(self._name("--version"), argv, self._environment, VERSION_LIMIT)
+        except Failed as error:
+            return f"unknown ({error})"
+        return gauge.printable(found.output.strip().partition("\n")[0])
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -234,6 +247,15 @@ class Host(Trial):
         """Have the gauge measure the host, on the same file system."""
         argv = [self._program, "measure", str(GAUGE), self._files]
         return gauge.read(timing.run(self._name("run"), argv, self._environment, self.limit + 60).output)
+
+
+def read_pid(path: Path) -> int:
+    """Return what a pid file holds. Raises OSError, ValueError for anything but a process's number."""
+    with path.open("rb", buffering=0) as file:
+        text = (file.read(LONGEST_PID) or b"").strip()
+    if not text.isdigit() or not 1 < int(text) <= LAST_PID:
+        raise ValueError(repr(text))
+    return int(text)
 
 
 def outside(found: Collection[processes.Process]) -> Memory:
