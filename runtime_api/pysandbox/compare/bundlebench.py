@@ -348,8 +348,8 @@ class Bench:
     def _foreground(self, trial: Trial) -> Iterator[tuple[str, float]]:
         but = {self.server.pid} if self.server else set()
         before, served = processes.descendants(os.getpid(), but=but), self._served()[1]
-        with trial.foreground():
-            found = processes.descendants(os.getpid(), but=but) - before
+        with trial.foreground() as beside:
+            found = (processes.descendants(os.getpid(), but=but) - before) | beside
             everybody, serving = self._served()
             new = {(pid, 0) for pid in serving - served}
             yield figure.FOREGROUND, outside(found | new).proportional

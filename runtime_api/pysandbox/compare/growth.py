@@ -41,8 +41,10 @@ def grow(trial: Trial, levels: Sequence[int], seconds: float, but: Collection[in
                 sandboxes.append(sandbox)
                 yield f"create and start, {level} there", len(sandboxes), created + started
             time.sleep(SETTLE)
-            found = outside(processes.descendants(os.getpid(), but=but) - before)
-            yield f"memory of each, {level} there", level, found.proportional / level
+            found = (processes.descendants(os.getpid(), but=but) - before).union(
+                *(processes.beside(sandbox.pid) for sandbox in sandboxes)
+            )
+            yield f"memory of each, {level} there", level, outside(found).proportional / level
             taken = available - memory("MemAvailable")
             if taken > 0:
                 yield f"available memory, {level} there", level, taken / level / (1 << 20)

@@ -29,7 +29,8 @@ CAPTIONS = {
     "memory": "what runs beside the workload: each process's memory, shared pages divided (PSS); less is better",
     "growth": (
         "of each sandbox while so many are there; less is better. A contender gets at most {growth_seconds:.0f} s and "
-        "{growth_memory_share:.0%} of the machine's memory"
+        "{growth_memory_share:.0%} of the machine's memory. Available memory: what the machine has less of it; "
+        "none is told where it has more, by other programs"
     ),
     "inside": "the same program on the host and in each sandbox; less is better where a row does not say so",
     "containerd": "calls of containerd's Tasks service, and memory of a shim with all that it started; less is better",
@@ -122,9 +123,11 @@ def doubts(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def number(value: float) -> str:
-    """Return a value with three digits that count."""
+    """Return a value with two or three digits that count, one where it is next to nothing."""
     if value >= 1000:
         return f"{value:,.0f}"
+    if 0 < value < 0.1:
+        return f"{value:.1g}" if value < 0.001 else f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
@@ -152,7 +155,7 @@ def _table(figures: Sequence[Mapping[str, Any]], document: Mapping[str, Any]) ->
     labels = [each["name"] for each in document["contenders"]]
     labels = [label for label in labels if any(each["contender"] == label for each in figures)]
     for label in labels:
-        table.add_column(Text(label), justify="right")
+        table.add_column(Text(label), justify="right", overflow="fold")
     found = {(each["scenario"], each["contender"]): each for each in figures}
     for scenario in dict.fromkeys(each["scenario"] for each in figures):
         cells = ["\n".join(cell(found[scenario, label])) if (scenario, label) in found else "-" for label in labels]
@@ -216,7 +219,7 @@ def show_audits(found: Sequence[Mapping[str, Any]]) -> None:
         console.print("\nWhat was observed of the protection", style="bold")
         table = Table()
         for name in ("", *(each["contender"] for each in audited)):
-            table.add_column(Text(name), justify="right" if name else "left")
+            table.add_column(Text(name), justify="right" if name else "left", overflow="fold")
         for verdict in audits.VERDICTS:
             table.add_row(verdict, *(str(audits.counts(each["findings"])[verdict]) for each in audited))
         console.print(table)

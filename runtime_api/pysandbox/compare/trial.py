@@ -129,11 +129,14 @@ class Trial:
         self._pid_file.unlink(missing_ok=True)
         self._here[name] = Sandbox(name, 0)
         created = self.command("create", *self._bundle("wait"), "--pid-file", os.fspath(self._pid_file), name)
-        try:
-            self._here[name] = sandbox = Sandbox(name, read_pid(self._pid_file))
-        except (OSError, ValueError) as error:
-            raise Failed(f"{self.contender.name}: create: no pid in its --pid-file: {error}") from None
+        self._here[name] = sandbox = Sandbox(name, self._read_pid("create"))
         return sandbox, created, self.command("start", name)
+
+    def _read_pid(self, command: str) -> int:
+        try:
+            return read_pid(self._pid_file)
+        except (OSError, ValueError) as error:
+            raise Failed(f"{self._name(command)}: no pid in its --pid-file: {error}") from None
 
     def end(self, sandbox: Sandbox) -> tuple[float, float]:
         """Kill and delete a container; return the milliseconds of both. Its end in between is not counted."""
@@ -176,22 +179,23 @@ class Trial:
         sandbox, _, _ = self.begin()
         try:
             time.sleep(SETTLE)
-            return outside(processes.descendants(os.getpid(), but=but) - before)
+            return outside((processes.descendants(os.getpid(), but=but) - before) | processes.beside(sandbox.pid))
         finally:
             self.end(sandbox)
 
     @contextlib.contextmanager
-    def foreground(self) -> Iterator[None]:
-        """Have `run` wait for a container; what was started for it is there while the block runs."""
+    def foreground(self) -> Iterator[set[processes.Process]]:
+        """Have `run` wait for a container; yield what is in the container's cgroup while it waits."""
         name = _new_id()
         self._here[name] = Sandbox(name, 0)
-        argv = self._argv("run", *self._bundle("wait"), name)
+        self._pid_file.unlink(missing_ok=True)
+        argv = self._argv("run", *self._bundle("wait"), "--pid-file", os.fspath(self._pid_file), name)
         output = os.memfd_create("output")
         started = None
         try:
             started = timing.Started(self._name("run"), argv, self._environment, output)
             self._wait_for_hello(output)
-            yield
+            yield processes.beside(self._read_pid("run"))
         finally:
             with contextlib.suppress(Failed):
                 self.command("kill", name, "KILL")
@@ -260,7 +264,7 @@ def read_pid(path: Path) -> int:
 
 def outside(found: Collection[processes.Process]) -> Memory:
     """Return the memory of those processes that are no workload."""
-    return Memory(*processes.proportional(pid for pid, _ in found if not processes.is_workload(pid)))
+    return Memory(*processes.proportional({pid for pid, _ in found if not processes.is_workload(pid)}))
 
 
 def _new_id() -> str:

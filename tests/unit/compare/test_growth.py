@@ -36,6 +36,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Pen:
     monkeypatch.setattr(growth, "memory", lambda name: fields[name]())
     monkeypatch.setattr(growth, "SETTLE", 0)
     monkeypatch.setattr(growth.processes, "descendants", lambda *_, **__: set())
+    monkeypatch.setattr(growth.processes, "beside", lambda _: set())
     return pen
 
 

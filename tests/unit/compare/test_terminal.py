@@ -53,3 +53,20 @@ def test_so_it_is_in_what_is_told_of_a_comparison(capsys: pytest.CaptureFixture[
     terminal.show_summary({"bench": document(PATH), "audits": audits})
 
     assert capsys.readouterr().out.count(PATH) == 3
+
+
+def test_a_long_name_is_folded_and_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"oci:/{'x' * 300}/end"
+
+    text = shown(capsys, document(name))
+
+    assert "…" not in "".join(line for line in text.splitlines() if line.startswith("┃"))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0.00"), (0.00004, "4e-05"), (0.00441, "0.0044"), (0.0441, "0.044"), (0.441, "0.44"), (4.41, "4.41"),
+     (44.1, "44.1"), (441.2, "441"), (4412.0, "4,412")],
+)  # fmt: skip
+def test_a_number_has_digits_that_count(value: float, text: str) -> None:
+    assert terminal.number(value) == text
