@@ -1,6 +1,6 @@
 # What a person types. Every target is safe to repeat; what is done already takes no time.
 #
-#   make demo        set up, make a bundle, run it, show what it sees
+#   make demo        set up, make a bundle, run it, compare (COMPARE=no: without that, and what it installs)
 #   make test        set up, then all tests and linters (DAEMONS=no: without docker, podman and containerd)
 #   make setup       .venv/bin/pysandbox, its cold script and the executor, nothing else
 #   make lint        only the linters                 make bench   against runc and crun
@@ -26,6 +26,7 @@ LAUNCHER := guest_agent/target/release/pysandbox-launcher
 PROGRAMS := $(EXECUTOR) $(LAUNCHER) $(addprefix guest_agent/target/release/pysandbox-,agent proxy gauge probe)
 # The guest image of the tests: what does not change is built once for all checkouts.
 CACHE    := $(HOME)/.cache/pysandbox/microvm
+RUNSC    := $(HOME)/.cache/pysandbox/gvisor
 # containerd finds them by runtime type: io.containerd.pysandbox.v2, io.containerd.pysandbox-microvm.v2.
 SHIMS    := containerd-shim-pysandbox-v2 containerd-shim-pysandbox-microvm-v2
 MSRV     := $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' guest_agent/Cargo.toml 2>/dev/null)
@@ -36,7 +37,7 @@ RUST_SOURCES := $(shell find guest_agent -path guest_agent/target -prune -o -typ
 
 say = @printf '[%s] %s\n' "$(1)" "$(2)"
 
-.PHONY: help setup demo image test lint bench bench-shim bench-machine soak install uninstall clean
+.PHONY: help setup demo compared image test lint bench bench-shim bench-machine soak install uninstall clean
 help:
 	@sed -n '3,10s/^# \{0,1\}//p' Makefile
 
@@ -91,7 +92,17 @@ comma := ,
 # -- what one does with it ---------------------------------------------------------------------------------------------
 
 demo: setup
-	@setup/demo.sh $(VENV)/bin/pysandbox
+	@setup/demo.sh $(VENV)/bin/pysandbox run
+	$(if $(filter no,$(COMPARE)),exit 0)
+	$(MAKE) compared || echo "      the comparison goes on without what could not be made: see above"
+	setup/demo.sh $(VENV)/bin/pysandbox compare "$$(setup/runsc.sh "$(RUNSC)" 2>/dev/null || true)"
+
+# Whom the demo compares: runc, machines, and gVisor's runsc.
+compared: $(STAMPS)/microvm-packages
+	@setup/packages.sh compared
+	$(MAKE) image
+	$(call say,+,gVisor)
+	setup/runsc.sh "$(RUNSC)" >/dev/null || true
 
 $(STAMPS)/microvm-packages: setup/packages.sh $(STAMPS)/packages
 	$(call say,+,packages for microVMs and their kernel)

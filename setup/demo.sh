@@ -1,5 +1,6 @@
 #!/bin/bash
-# Make a real bundle and run it: demo.sh PYSANDBOX
+# Make a real bundle and run it: demo.sh PYSANDBOX run
+# Compare how backends and other runtimes run it: demo.sh PYSANDBOX compare [RUNSC]
 set -euo pipefail
 
 pysandbox=$(realpath "$1")
@@ -29,12 +30,31 @@ show() {
     "$@"
 }
 
-say "A bundle: a root file system of one static busybox, and a config.json"
+make_bundle() {
+    show mkdir bundle
+    show python3 "$images/busybox.py" bundle/rootfs
+    show pysandbox spec --bundle bundle
+    show python3 "$images/demo.py" bundle
+}
+
+compare() {
+    say "Side by side: the same bundle with each backend, and with other runtimes"
+    # Two of five groups of figures, so that it is short; docs/comparison.md tells of all. It may not fail the demo.
+    local words=(compare --quick --only life,memory ${1:+--runtime "runsc=$1"} bundle)
+    printf '%s$ pysandbox %s%s\n' "$cyan" "${words[*]}" "$plain"
+    timeout --signal INT --kill-after 20 180 "$pysandbox" "${words[@]}" </dev/null ||
+        echo "the comparison ended early: see above"
+}
+
 cd "$work"
-show mkdir bundle
-show python3 "$images/busybox.py" bundle/rootfs
-show pysandbox spec --bundle bundle
-show python3 "$images/demo.py" bundle
+if [ "$2" = compare ]; then
+    make_bundle >/dev/null
+    compare "${3:-}"
+    exit
+fi
+
+say "A bundle: a root file system of one static busybox, and a config.json"
+make_bundle
 
 say "pysandbox run: what the container sees"
 show pysandbox run bundle
@@ -54,11 +74,4 @@ for _ in $(seq 100); do
 done
 show pysandbox delete "$id"
 
-say "Side by side: the same bundle with each backend, and with the runtimes of this machine"
-show python3 "$images/demo.py" bundle
-# Two of five groups of figures, so that it is short; docs/comparison.md tells of all. It may not fail the demo.
-compare=(compare --quick --only life,memory bundle)
-printf '%s$ pysandbox %s%s\n' "$cyan" "${compare[*]}" "$plain"
-timeout --signal INT --kill-after 20 50 "$pysandbox" "${compare[@]}" </dev/null || echo "the comparison ended early: see above"
-
-say "Done. Yours: $pysandbox run BUNDLE"
+say "Yours: $pysandbox run BUNDLE"

@@ -4,6 +4,7 @@
 #   packages.sh build MSRV      install what `make setup` needs
 #   packages.sh test yes|no     install what the tests need, with or without docker, podman and containerd
 #   packages.sh microvm         install what builds a guest image, and what runs one
+#   packages.sh compared        install whom the demo compares with: runc
 #   packages.sh soak            install what the long tests need
 #   packages.sh cargo MSRV      print a cargo whose rustc is at least MSRV
 #   packages.sh static FILE...  fail unless every FILE is a static executable
@@ -119,6 +120,11 @@ microvm)
     if apt-cache show virtiofsd >/dev/null 2>&1; then packages+=(virtiofsd); fi
     install "${packages[@]}"
     ;;
+compared)
+    need_apt
+    update_lists
+    install runc
+    ;;
 soak)
     need_apt
     update_lists
@@ -137,7 +143,7 @@ static)
     done
     ;;
 *)
-    echo "usage: packages.sh build|test|microvm|soak|cargo|static ARGUMENT" >&2
+    echo "usage: packages.sh build|test|microvm|compared|soak|cargo|static ARGUMENT" >&2
     exit 1
     ;;
 esac

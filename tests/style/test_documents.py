@@ -90,7 +90,9 @@ def test_every_exception_from_a_lint_rule_has_a_reason(repository: Path) -> None
     assert [line for line in ignored if not re.search(r"# \S.{8,}", line)] == []
 
 
-@pytest.mark.parametrize("script", ["setup/packages.sh", "setup/launcher.sh", "setup/demo.sh", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["setup/packages.sh", "setup/launcher.sh", "setup/demo.sh", "setup/runsc.sh", ".ci/run"]
+)
 def test_shell_scripts_parse(repository: Path, script: str) -> None:
     done = subprocess.run(["bash", "-n", repository / script], capture_output=True, text=True, check=False)
 
