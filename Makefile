@@ -29,6 +29,8 @@ CACHE    := $(HOME)/.cache/pysandbox/microvm
 RUNSC    := $(HOME)/.cache/pysandbox/gvisor
 # containerd finds them by runtime type: io.containerd.pysandbox.v2, io.containerd.pysandbox-microvm.v2.
 SHIMS    := containerd-shim-pysandbox-v2 containerd-shim-pysandbox-microvm-v2
+# The launcher's other names. The last one stands for a machine on the host (docs/architecture.md); nobody types it.
+NAMES    := $(SHIMS) pysandbox-sandbox
 MSRV     := $(shell sed -n 's/^rust-version *= *"\(.*\)"/\1/p' guest_agent/Cargo.toml 2>/dev/null)
 # /usr/bin first: a `python3` found earlier on PATH is often a slow wrapper around the real one.
 PYTHON   ?= $(shell for p in /usr/bin/python3 /usr/bin/python3.1[1-9] $$(command -v python3 || true); do \
@@ -43,7 +45,7 @@ help:
 
 # -- setup -------------------------------------------------------------------------------------------------------------
 
-setup: $(STAMPS)/packages $(STAMPS)/venv $(PROGRAMS) $(VENV)/bin/pysandbox $(SHIMS:%=$(VENV)/bin/%)
+setup: $(STAMPS)/packages $(STAMPS)/venv $(PROGRAMS) $(VENV)/bin/pysandbox $(NAMES:%=$(VENV)/bin/%)
 
 $(STAMPS):
 	@mkdir -p $(STAMPS)
@@ -82,8 +84,8 @@ $(VENV)/bin/pysandbox: $(LAUNCHER) $(VENV)/bin/pysandbox-cold
 	@install -m 755 $(LAUNCHER) $@.new
 	mv $@.new $@
 
-# containerd's shims are the same two programs under other names.
-$(SHIMS:%=$(VENV)/bin/%): $(VENV)/bin/pysandbox
+# The same two programs under other names.
+$(NAMES:%=$(VENV)/bin/%): $(VENV)/bin/pysandbox
 	@ln -f $(VENV)/bin/pysandbox $@
 	ln -sf pysandbox-cold $@-cold
 
@@ -181,14 +183,14 @@ install: setup
 	install -m 755 $(LAUNCHER) "$(PROGRAM).new"
 	mv "$(PROGRAM)-cold.new" "$(PROGRAM)-cold"
 	mv "$(PROGRAM).new" "$(PROGRAM)"
-	for shim in $(SHIMS); do
-	    ln -f "$(PROGRAM)" "$(dir $(PROGRAM))$$shim"
-	    ln -sf pysandbox-cold "$(dir $(PROGRAM))$$shim-cold"
+	for name in $(NAMES); do
+	    ln -f "$(PROGRAM)" "$(dir $(PROGRAM))$$name"
+	    ln -sf pysandbox-cold "$(dir $(PROGRAM))$$name-cold"
 	done
 
 uninstall:
 	@rm -rf "$(LIBRARY)" "$(LIBRARY).new" "$(PROGRAM)" "$(PROGRAM)-cold" \
-	    $(foreach shim,$(SHIMS),"$(dir $(PROGRAM))$(shim)" "$(dir $(PROGRAM))$(shim)-cold")
+	    $(foreach name,$(NAMES),"$(dir $(PROGRAM))$(name)" "$(dir $(PROGRAM))$(name)-cold")
 	echo "removed $(LIBRARY), $(PROGRAM) and $(PROGRAM)-cold"
 
 clean:

@@ -151,6 +151,8 @@ def launcher(cold_script: Path, servers: Servers | None) -> Iterator[Path]:
         shutil.copy(LAUNCHER, program)
     except FileNotFoundError:
         pytest.fail(f"no {LAUNCHER.relative_to(REPOSITORY)}: run `make setup`")
+    os.link(program, program.with_name("pysandbox-sandbox"))
+    program.with_name("pysandbox-sandbox-cold").symlink_to(cold_script.name)
     if servers:
         warm_up(program, servers)
     yield program

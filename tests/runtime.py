@@ -152,6 +152,16 @@ def children(pid: int | None = None) -> Iterator[int]:
             yield from children(child)
 
 
+def cgroup_of(pid: int) -> dict[str, int]:
+    """Return the processes in the cgroups of a process, but for itself, by the name of their program."""
+    wanted, found = Path(f"/proc/{pid}/cgroup").read_text(), {}
+    for other in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if int(other) != pid and Path(f"/proc/{other}/cgroup").read_text() == wanted:
+                found[Path(f"/proc/{other}/comm").read_text().strip()] = int(other)
+    return found
+
+
 def command_line(pid: int) -> str:
     """Return a process's state and command line, for messages."""
     try:

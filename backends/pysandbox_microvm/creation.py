@@ -48,6 +48,8 @@ DEFAULT_TIMEOUT = 60
 END_TIMEOUT = 10.0
 #: What the sandbox process says on its own behalf, in the state directory.
 LOG = "sandbox.log"
+#: The launcher's name for it, and the environment variable that names the server's directory.
+PROGRAM, _SERVER = "pysandbox-sandbox", ("PYSANDBOX_WARM",)
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from pysandbox_microvm.sandbox import run; run()"
 
 
@@ -148,7 +150,7 @@ class _Begun:
         self._request, self._cgroup = request, cgroup
         self._ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
-            self.pid = _spawn(request.state_dir, theirs.fileno())
+            self.pid = _spawn(request.state_dir, theirs.fileno(), alone=bool(cgroup.entrances()))
         except BaseException:
             self._ours.close()
             raise
@@ -236,17 +238,30 @@ class _Begun:
         reap(self.pid)
 
 
-def _spawn(state_dir: str, control: int) -> int:
-    """Start a sandbox process: this interpreter, as `pysandbox-cold` starts it, with the modules that we have."""
-    program = _PROGRAM.format(path=[path for path in sys.path if path.startswith("/")])
-    arguments = [sys.executable, "-ISXutf8", "-c", program]
+def _spawn(state_dir: str, control: int, *, alone: bool) -> int:
+    """Start a sandbox process, or what stands for it where a server is to fork it; return its pid.
+
+    `alone`: it enters its cgroup by itself. Who stands for it could be moved, but nobody knows the fork's pid.
+    """
+    program, arguments, environment = _program(current().installed(PROGRAM) if alone else None)
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     log = os.open(f"{state_dir}/{LOG}", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        return current().spawn(sys.executable, arguments, {}, [null, log, log, control])
+        return current().spawn(program, arguments, environment, [null, log, log, control])
     finally:
         os.close(null)
         os.close(log)
+
+
+def _program(launcher: str | None) -> tuple[str, list[str], dict[str, str]]:
+    """Return what is to be executed: the launcher, which is to find our server; else this interpreter.
+
+    That is started as `pysandbox-cold` starts it, with the modules that we have.
+    """
+    if launcher is not None:
+        return launcher, [PROGRAM], {name: os.environ[name] for name in _SERVER if name in os.environ}
+    program = _PROGRAM.format(path=[path for path in sys.path if path.startswith("/")])
+    return sys.executable, [sys.executable, "-ISXutf8", "-c", program], {}
 
 
 def reap(pid: int) -> None:

@@ -10,6 +10,11 @@
     ← {"runtime": true}         prestart and createRuntime hooks may run: it waits for {"go": true}
     ← {"ready": {"pid": n}}     of init in the guest; or {"error": {…}}
 
+Served warm, `create` starts a launcher under the name `pysandbox-sandbox`, and the sandbox process is a fork of the
+server. The launcher *stands* for it: it is the caller's child and the container's pid on the host, in the same cgroup,
+session and network namespace; it passes on its signals, ends as it ends, and neither lives without the other
+(docs/warm.md). Else `create` starts an interpreter, which stands for itself.
+
 A caller that is gone before `ready` ends it. From then on `service.py` is how it is talked to. It is in the container's
 cgroup and network namespace, is what `state` shows as the container's pid, hands on to init the signals that it gets,
 and exits with init's code. QEMU and file servers end with it: the kernel sees to that (PR_SET_PDEATHSIG).
@@ -27,6 +32,7 @@ import sys
 import threading
 import time
 
+from pysandbox.caller import current
 from pysandbox.errors import AlreadyExists, NotFound, SandboxError
 from pysandbox.warm.wire import Closed, receive, send
 from pysandbox_microvm import service
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from pysandbox.caller import Caller
     from pysandbox_microvm.agent import Agent, GuestError
     from pysandbox_microvm.host import Host
 
@@ -80,10 +87,13 @@ class Signals:
 
 
 class Sandbox:
-    """A machine, its agent, and the tasks in it, by container. The first is the one that it lives for."""
+    """A machine, its agent, and the tasks in it, by container. The first is the one that it lives for.
 
-    def __init__(self, first: str, state_dir: str, host: Host) -> None:
-        self.first, self.state_dir, self.host = first, state_dir, host
+    `pid` is what everybody on the host knows the first one by.
+    """
+
+    def __init__(self, first: str, state_dir: str, host: Host, pid: int) -> None:
+        self.first, self.state_dir, self.host, self.pid = first, state_dir, host, pid
         self.agent: Agent = host.agent
         self._tasks: dict[str, Task] = {}
         self._storages: dict[str, str] = {}  # of containers that have joined
@@ -136,7 +146,7 @@ class Sandbox:
             self.host.add_storage(order["storage"], order["spec"], order["bundle"], order["entrances"], lost)
             resources: Any = (order["spec"].get("linux") or {}).get("resources") or {}
             self.host.give_room(container, resources)
-            run_inner_hooks(order)
+            run_inner_hooks(order, self.pid)
             task.create(process, order["plan"], order["timeout"])
             self.host.make_root_read_only(order["storage"], order["spec"])
         except BaseException:
@@ -292,10 +302,12 @@ class Sandbox:
 
 
 class Creation:
-    """A sandbox on its way to `ready`; `control` is the front end's."""
+    """A sandbox on its way to `ready`; `control` is the front end's, `stand` is who the host knows it by."""
 
-    def __init__(self, control: _socket.socket, request: Mapping[str, Any], descriptors: Sequence[int]) -> None:
-        self._control, self._request = control, request
+    def __init__(
+        self, control: _socket.socket, stand: Caller, request: Mapping[str, Any], descriptors: Sequence[int]
+    ) -> None:
+        self._control, self._stand, self._request = control, stand, request
         self._streams = list(descriptors)
 
     def carry_out(self) -> Sandbox:
@@ -308,7 +320,7 @@ class Creation:
         host = Host(request["spec"], request["bundle"], request["settings"], self._step, self._warn)
         try:
             host.start(request["storage"])
-            return self._create(Sandbox(request["id"], request["state_dir"], host))
+            return self._create(Sandbox(request["id"], request["state_dir"], host, self._stand.pid))
         except BaseException as error:
             better = host.explained(error)
             host.close()
@@ -333,7 +345,9 @@ class Creation:
         )
         self._step("container")
         plan = relocated(request["plan"], request["spec"], sandbox.host.numbers)
-        sandbox.add(request["id"]).create(init, plan, request["timeout"])
+        task = sandbox.add(request["id"])
+        task.host_pid = sandbox.pid
+        task.create(init, plan, request["timeout"])
         sandbox.host.make_root_read_only(request["storage"], request["spec"])
         self._listen(sandbox)
         self._step("ready")
@@ -356,7 +370,10 @@ class Creation:
         send(self._control, {"warn": text})
 
     def _enter_network(self) -> None:
-        """Join the network namespace of the spec, or make one. This process has one thread as yet."""
+        """Join the network namespace of the spec, or make one. This process has one thread as yet.
+
+        Who stands for it joins, too: engines and hooks look at the namespaces of the container's pid.
+        """
         from pysandbox.linux import setns
         from pysandbox_microvm.netns import CLONE_NEWNET, open_namespace
 
@@ -368,6 +385,7 @@ class Creation:
 
                 move_devices(devices, namespace)
             setns(namespace, CLONE_NEWNET)
+            self._stand.enter([("network", namespace)])
         finally:
             os.close(namespace)
 
@@ -377,11 +395,12 @@ class Creation:
             send(self._control, {"runtime": True})
             if "go" not in receive(self._control, HOOK_TIMEOUT)[0]:
                 raise Closed("no go")
-        run_inner_hooks(self._request)
+        run_inner_hooks(self._request, self._stand.pid)
 
 
-def _enter_cgroup(entrances: Mapping[str, int]) -> None:
+def _enter_cgroup(entrances: Mapping[str, int], stand: Caller) -> None:
     """Enter through each entrance: v1's `tasks`, or cgroup2's directory (`Cgroup.entrances`)."""
+    stand.enter([(slot.rstrip("0123456789"), descriptor) for slot, descriptor in entrances.items()])
     for slot, descriptor in entrances.items():
         if slot == "cgroup":
             with open(f"/proc/self/fd/{descriptor}/cgroup.procs", "wb", buffering=0) as procs:
@@ -391,17 +410,17 @@ def _enter_cgroup(entrances: Mapping[str, int]) -> None:
         os.close(descriptor)
 
 
-def run_inner_hooks(request: Mapping[str, Any]) -> None:
-    """Run the createContainer hooks of a container, in this process's namespaces."""
+def run_inner_hooks(request: Mapping[str, Any], pid: int) -> None:
+    """Run the createContainer hooks of a container, in this process's namespaces; `pid` is the machine's."""
     if (request["spec"].get("hooks") or {}).get("createContainer"):
         from pysandbox.oci.hooks import run_hooks
 
-        state = {**request["state"], "pid": os.getpid(), "status": "creating"}
+        state = {**request["state"], "pid": pid, "status": "creating"}
         run_hooks(request["spec"], "createContainer", state)
 
 
-def main() -> int:
-    """Be the sandbox process that descriptor 3 asks for."""
+def main(stand: Caller) -> int:
+    """Be the sandbox process that descriptor 3 asks for. `stand` is the process that its caller has started."""
     threading.stack_size(STACK)
     _allow_descriptors()
     signals = Signals()
@@ -411,11 +430,11 @@ def main() -> int:
         os.setsid()
     try:
         message, descriptors = receive(control)
-        _enter_cgroup(dict(zip(message["enter"], descriptors, strict=True)))
+        _enter_cgroup(dict(zip(message["enter"], descriptors, strict=True)), stand)
         import pysandbox_microvm.host  # noqa: F401 (while the front end plans)
 
         message, descriptors = receive(control)
-        sandbox = Creation(control, message["sandbox"], descriptors).carry_out()
+        sandbox = Creation(control, stand, message["sandbox"], descriptors).carry_out()
     except Closed:
         return 1
     except BaseException as error:  # noqa: BLE001 (the front end raises it)
@@ -444,7 +463,24 @@ def run() -> None:
     """Run `main`, and end without waiting for threads: what they wait for may never come."""
     code = 1
     try:
-        code = main()
+        code = main(current())
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def command(_words: Sequence[str], _descriptors: frozenset[int]) -> int:
+    """Be the sandbox process as a fork of the warm start's server: a launcher stands for it, and ends with it.
+
+    Killed, it is as if the launcher had been: that is what the kernel does to it when the launcher is.
+    """
+    code, stand = 1, current()
+    try:
+        stand.end_with(128 + signal.SIGKILL)
+        stand.reside(CONTROL)
+        stand.lead_session()
+        code = main(stand)
+        stand.end_with(code)
     finally:
         sys.stderr.flush()
         os._exit(code)

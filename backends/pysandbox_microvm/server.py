@@ -176,7 +176,10 @@ class Server:
 
     def _peers(self, _arguments: Mapping[str, Any], _: list[int]) -> Answer:
         """Tell the pids of the containers' inits: on the host (this process's, or a proxy's), and in the guest."""
-        return {"pid": os.getpid(), "peers": {str(task.host_pid): task.guest_pid for task in self._sandbox.tasks()}}, []
+        return {
+            "pid": self._sandbox.pid,
+            "peers": {str(task.host_pid): task.guest_pid for task in self._sandbox.tasks()},
+        }, []
 
     def _create(self, arguments: Mapping[str, Any], descriptors: list[int]) -> Answer:
         """Make one more container. Descriptors: its proxy's socket, then 0, 1 and 2."""

@@ -127,7 +127,7 @@ class Task:
         self._wrong = wrong
         self._processes: dict[str, GuestProcess] = {}
         self._changed = Condition()
-        self.host_pid = os.getpid()  # of what stands for init on the host: a proxy, but for the first container
+        self.host_pid = 0  # of what stands for init on the host
         self.oom_kills = 0
         self.gone = False
 

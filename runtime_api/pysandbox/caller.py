@@ -46,6 +46,25 @@ class Caller:
         """Its process id."""
         return os.getpid()
 
+    def installed(self, name: str) -> str | None:
+        """Return the path of another program of this installation that a server serves; cold there is none."""
+        return None
+
+    def enter(self, places: Sequence[tuple[str, int]]) -> None:
+        """Have it enter what this process has entered: `tasks` or `cgroup` of a cgroup, or `network`, by descriptor."""
+
+    def lead_session(self) -> None:
+        """Have it lead a session of its own, as this process does."""
+
+    def reside(self, *keep: int) -> None:
+        """Live on in its place for long: in its cgroups, with its priorities, and with children of this process's own.
+
+        It ends when this process does, and this process when it does. Descriptors but 0, 1, 2 and `keep` are closed.
+        """
+
+    def end_with(self, code: int) -> None:
+        """Have it exit with this code when this process has ended, whatever ends it. The last one told counts."""
+
     def require_cold(self, reason: str) -> None:
         """Have the command run cold from its beginning, for what only the caller's own process can do."""
 

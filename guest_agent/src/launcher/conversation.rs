@@ -6,13 +6,15 @@ use pysandbox_guest::sys::{self, Errno, Strings};
 
 use crate::children::Children;
 use crate::claim::Claim;
-use crate::frame::{milliseconds_until, Connection, Frame, Message, Reading, PATIENCE};
+use crate::frame::{milliseconds_until, Connection, Entrance, Frame, Message, Reading, PATIENCE};
 use crate::request::Request;
 use crate::signals::Signals;
 
 /// Nanoseconds for a spare to begin, from connecting on; then, if it has the command, some more.
 const BEGIN: u64 = 1_000_000_000;
 const BEGIN_AT_LAST: u64 = BEGIN + 5_000_000_000;
+/// Milliseconds from the end of a connection to the end of the process.
+const GONE: i32 = 10_000;
 /// The number of a descriptor in the server, which only those can take who might trace it (`pysandbox/warm/proof.py`).
 const PROOF: i32 = 1000;
 
@@ -42,6 +44,8 @@ pub struct Conversation {
     /// Times of `sys::monotonic`: of the request, and when a frame that has begun must be complete.
     began: u64,
     unfinished: Option<u64>,
+    /// The exit code for when the process that serves has ended, however it has.
+    last: Option<i32>,
 }
 
 impl Conversation {
@@ -74,6 +78,7 @@ impl Conversation {
             children: Children::new(environment, inherited),
             began,
             unfinished: None,
+            last: None,
         })
     }
 
@@ -132,9 +137,10 @@ impl Conversation {
     /// Answer one request after the other, and pass signals on.
     fn serve(&mut self, process: BorrowedFd, signals: &mut Signals) -> End {
         loop {
-            match self.step(process, signals) {
-                Ok(()) => {}
-                Err(end) => return end,
+            match (self.step(process, signals), self.last) {
+                (Ok(()), _) => {}
+                (Err(End::Died(_)), Some(code)) => return gone(process, code),
+                (Err(end), _) => return end,
             }
         }
     }
@@ -205,7 +211,17 @@ impl Conversation {
                 self.children.attend(Some(pid));
                 answer("attending", Ok("true".into()))
             }
-            Message::Serving | Message::Cold => return Err(End::Lost(ODD)),
+            Message::Session => answer("session", sys::setsid().map(|()| "true".into())),
+            Message::Enter(kinds) if kinds.len() == frame.descriptors.len() => {
+                let mut entrances = kinds.iter().zip(&frame.descriptors);
+                let entered = entrances.try_for_each(|(kind, place)| enter(*kind, place.as_fd()));
+                answer("entered", entered.map(|()| "true".into()))
+            }
+            Message::Last(code) => {
+                self.last = Some(code);
+                answer("last", Ok("true".into()))
+            }
+            Message::Enter(_) | Message::Serving | Message::Cold => return Err(End::Lost(ODD)),
         };
         match self.connection.answer(&answer) {
             Ok(()) => Ok(()),
@@ -224,6 +240,26 @@ fn wait<const N: usize>(descriptors: [BorrowedFd; N], milliseconds: i32) -> Resu
         return Err(End::Lost("no memory left to wait in"));
     };
     Ok(std::array::from_fn(|index| events[index] != 0))
+}
+
+/// The end of who has told its exit code beforehand: whoever waits for it may count on that it is there no more.
+fn gone(process: BorrowedFd, code: i32) -> End {
+    match wait([process], GONE) {
+        Ok([true]) => End::Exit(code),
+        _ => End::Lost(SILENT),
+    }
+}
+
+/// Enter a cgroup or a network namespace, as the process that serves has.
+fn enter(kind: Entrance, place: BorrowedFd) -> sys::Result<()> {
+    match kind {
+        Entrance::Tasks => sys::write(place, b"0").map(|_| ()),
+        Entrance::Cgroup => {
+            let processes = sys::openat(place, c"cgroup.procs", libc::O_WRONLY, 0)?;
+            sys::write(processes.as_fd(), b"0").map(|_| ())
+        }
+        Entrance::Network => sys::setns(place, libc::CLONE_NEWNET),
+    }
 }
 
 fn answer(key: &str, value: sys::Result<String>) -> String {

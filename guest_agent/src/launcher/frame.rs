@@ -22,7 +22,20 @@ pub enum Message {
     IsChild(i32),
     Adopt,
     Attend(i32),
+    Session,
+    Enter(Vec<Entrance>),
+    Last(i32),
     Exit(i32),
+}
+
+/// What this process is to enter, by a descriptor that comes with the message.
+#[derive(Debug, PartialEq, Clone, Copy)]
+pub enum Entrance {
+    /// The `tasks` file of a cgroup of version 1.
+    Tasks,
+    /// The directory of a cgroup of version 2.
+    Cgroup,
+    Network,
 }
 
 /// See `Caller.spawn` of `pysandbox/caller.py`. In `streams`, 0 and above are the launcher's caller's own descriptors,
@@ -206,7 +219,22 @@ fn understand(name: &str, value: Value) -> Option<Message> {
         ("is_child", value) => pid(&value).map(Message::IsChild),
         ("adopt", Value::Bool(true)) => Some(Message::Adopt),
         ("attend", value) => pid(&value).map(Message::Attend),
+        ("session", Value::Bool(true)) => Some(Message::Session),
+        ("enter", Value::Array(kinds)) => {
+            let entrances = kinds.iter().map(entrance).collect::<Option<_>>();
+            entrances.map(Message::Enter)
+        }
+        ("last", value) => number(&value).map(Message::Last),
         ("exit", value) => number(&value).map(Message::Exit),
+        _ => None,
+    }
+}
+
+fn entrance(kind: &Value) -> Option<Entrance> {
+    match kind.as_str()? {
+        "tasks" => Some(Entrance::Tasks),
+        "cgroup" => Some(Entrance::Cgroup),
+        "network" => Some(Entrance::Network),
         _ => None,
     }
 }
@@ -287,6 +315,11 @@ mod tests {
         assert_eq!(said(r#"{"is_child": 7}"#), Some(Message::IsChild(7)));
         assert_eq!(said(r#"{"adopt": true}"#), Some(Message::Adopt));
         assert_eq!(said(r#"{"attend": 7}"#), Some(Message::Attend(7)));
+        assert_eq!(said(r#"{"session": true}"#), Some(Message::Session));
+        let all = vec![Entrance::Tasks, Entrance::Cgroup, Entrance::Network];
+        let enter = r#"{"enter": ["tasks", "cgroup", "network"]}"#;
+        assert_eq!(said(enter), Some(Message::Enter(all)));
+        assert_eq!(said(r#"{"last": 3}"#), Some(Message::Last(3)));
         assert_eq!(said(r#"{"exit": 3}"#), Some(Message::Exit(3)));
         let spawn = Spawn {
             program: None,
@@ -315,6 +348,10 @@ mod tests {
             r#"{"reap": -1}"#,
             r#"{"attend": 4294967297}"#,
             r#"{"serving": false}"#,
+            r#"{"session": false}"#,
+            r#"{"enter": ["mnt"]}"#,
+            r#"{"enter": "tasks"}"#,
+            r#"{"last": "1"}"#,
             r#"{"sing": true}"#,
             r#"{"spawn": {}}"#,
             r#"{"spawn": null}"#,

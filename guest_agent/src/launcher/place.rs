@@ -10,13 +10,15 @@ use crate::caller::Caller;
 
 const DEFAULT_DIRECTORY: &CStr = c"/run/pysandbox-server";
 const VARIABLE: &str = "PYSANDBOX_WARM";
+/// What the process that owns a machine is started as.
+const SANDBOX: &[u8] = b"pysandbox-sandbox";
 
 pub struct Place {
     /// The script that the server runs, and whose file the key names.
     pub script: CString,
     pub directory: CString,
     pub key: String,
-    /// Which of its sockets: spares accept on `sock`; who serves a `shim` is forked for it.
+    /// Which of its sockets: spares accept on `sock`; who serves a `shim` is forked for it, as it will live long.
     pub kind: &'static str,
 }
 
@@ -58,7 +60,7 @@ impl Place {
 }
 
 fn kind(program: &[u8]) -> &'static str {
-    if program.starts_with(b"containerd-shim-") {
+    if program.starts_with(b"containerd-shim-") || program == SANDBOX {
         "shim"
     } else {
         "sock"
@@ -91,6 +93,13 @@ mod tests {
         assert_eq!(directory(Some(b"/tmp/x")).as_deref(), Some(c"/tmp/x"));
         assert_eq!(directory(Some(b"off")), None);
         assert_eq!(directory(Some(b"tmp/x")), None);
+    }
+
+    #[test]
+    fn who_lives_long_is_forked_when_it_is_asked_for() {
+        assert_eq!(kind(b"pysandbox"), "sock");
+        assert_eq!(kind(b"pysandbox-sandbox"), "shim");
+        assert_eq!(kind(b"containerd-shim-pysandbox-v2"), "shim");
     }
 
     #[test]

@@ -384,12 +384,12 @@ def _unmount(path: Path) -> None:
 
 
 def _family(pid: int) -> list[int]:
-    """Return a process and all its descendants."""
-    found = [pid]
-    for each in found:
+    """Return all processes in a process's cgroups, itself among them: what is a fork of a server is no descendant."""
+    wanted, found = Path(f"/proc/{pid}/cgroup").read_text(), []
+    for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            for task in os.listdir(f"/proc/{each}/task"):
-                found += [int(word) for word in Path(f"/proc/{each}/task/{task}/children").read_text().split()]
+            if Path(f"/proc/{name}/cgroup").read_text() == wanted:
+                found.append(int(name))
     return found
 
 

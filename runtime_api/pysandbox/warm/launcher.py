@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pysandbox.warm.life import Life
+
+
+#: ioprio_set(2), for which the C library has no function: asm/unistd.h.
+_IOPRIO_SET, _IOPRIO_WHO_PROCESS = {"x86_64": 251, "aarch64": 30}, 1
+_syscall = ctypes.CDLL(None).syscall  # bound here: a fork should not have to look it up
 
 
 class _Asked(Start):
@@ -48,6 +54,8 @@ class Launcher(Caller):
     It is asked one thing at a time: whatever is sent takes the answer to `begin` first, if that is still to come.
     """
 
+    #: Where the programs of this installation are: the server tells, before it forks.
+    directory = ""
     _asked: _Asked | None = None  # whose answer is the next to come
     _stay: Callable[[], None] | None = None  # what is left to do when the launcher has ended
 
@@ -61,6 +69,33 @@ class Launcher(Caller):
     def pid(self) -> int:
         """Its process id, in our pid namespace: it would not be served from another."""
         return self._pid
+
+    def installed(self, name: str) -> str | None:
+        """Look beside the server's own program: see `Caller.installed`."""
+        path = f"{self.directory}/{name}"
+        return path if self.directory and os.access(path, os.X_OK) else None
+
+    def enter(self, places: Sequence[tuple[str, int]]) -> None:
+        """See `Caller.enter`. Raises OSError."""
+        self._send({"enter": [kind for kind, _ in places]}, [descriptor for _, descriptor in places])
+        _value(self._receive(), "entered", None)
+
+    def lead_session(self) -> None:
+        """See `Caller.lead_session`. Raises OSError."""
+        self._ask({"session": True}, "session")
+
+    def reside(self, *keep: int) -> None:
+        """See `Caller.reside`. The caller's cgroups are entered before anything is started that would stay outside."""
+        assert self._life is not None
+        _enter_cgroups()
+        take_priorities(self._pid)
+        become(Caller())
+        close_all_but({0, 1, 2, held_executor(), self._connection.fileno(), self._life.fileno(), *keep})
+        gc.enable()
+
+    def end_with(self, code: int) -> None:
+        """See `Caller.end_with`."""
+        self._ask({"last": code}, "last")
 
     def require_cold(self, reason: str) -> None:
         """Raise Cold."""
@@ -121,9 +156,7 @@ class Launcher(Caller):
 
     def detach(self, serve: Callable[[], int], *keep: int, stay: Callable[[], None] | None = None) -> bool:
         """Fork once more: the launcher may end, and the fork with it not."""
-        for path in _cgroup_files():
-            with open(path, "wb", buffering=0) as file:
-                file.write(b"0")
+        _enter_cgroups()
         if os.fork():  # noqa: TID251 (a fork of the server's is as single-threaded as the server)
             self._stay = stay
             return True
@@ -214,6 +247,36 @@ def close_all_but(kept: set[int | None]) -> None:
         if number not in kept:
             with contextlib.suppress(OSError):  # the listing's own
                 os.close(number)
+
+
+def take_priorities(pid: int) -> None:
+    """Be scheduled as another process is: policy, nice value, and I/O priority (sched(7), ioprio_set(2)).
+
+    What needs CAP_SYS_NICE stays as it is without it: then the other has not been raised either.
+    """
+    with contextlib.suppress(PermissionError):
+        nice = os.getpriority(os.PRIO_PROCESS, pid)
+        if nice != os.getpriority(os.PRIO_PROCESS, 0):
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+        policy = os.sched_getscheduler(pid)
+        if policy != os.sched_getscheduler(0):
+            os.sched_setscheduler(0, policy, os.sched_getparam(pid))
+    _take_io_priority(pid)
+
+
+def _take_io_priority(pid: int) -> None:
+    number = _IOPRIO_SET.get(os.uname().machine)
+    if number is not None:
+        value = _syscall(number + 1, _IOPRIO_WHO_PROCESS, pid)  # ioprio_get(2) is the next
+        if value >= 0:
+            _syscall(number, _IOPRIO_WHO_PROCESS, 0, value)
+
+
+def _enter_cgroups() -> None:
+    """Enter the caller's cgroups."""
+    for path in _cgroup_files():
+        with open(path, "wb", buffering=0) as file:
+            file.write(b"0")
 
 
 def _cgroup_files() -> Iterator[str]:

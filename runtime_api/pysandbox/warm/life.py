@@ -27,6 +27,10 @@ class Life:
         if poll.poll(0):  # it was quicker
             os._exit(1)
 
+    def fileno(self) -> int:
+        """Return the descriptor of the pipe, which is to stay open."""
+        return self._pipe
+
     def part(self) -> None:
         """Outlive it from now on."""
         fcntl.fcntl(self._pipe, fcntl.F_SETFL, 0)

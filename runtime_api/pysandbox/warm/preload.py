@@ -29,6 +29,8 @@ PROGRAMS = {
     "containerd-shim-pysandbox-v2": ("pysandbox.shim.main", "command"),
     "containerd-shim-pysandbox-microvm-v2": ("pysandbox.shim.main", "microvm_command"),
 }
+#: The same of backends; one that cannot be imported has none.
+BACKEND_PROGRAMS = {"pysandbox-sandbox": ("pysandbox_microvm.sandbox", "command")}
 #: But for these: they import what is large and seldom needed.
 LEFT_OUT = frozenset(
     {
@@ -66,7 +68,11 @@ def _import_all(package: str) -> None:
 
 def commands() -> dict[str, Command]:
     """Return what runs the command of each program."""
-    return {name: getattr(import_module(module), function) for name, (module, function) in PROGRAMS.items()}
+    found = {name: getattr(import_module(module), function) for name, (module, function) in PROGRAMS.items()}
+    for name, (module, function) in BACKEND_PROGRAMS.items():
+        with contextlib.suppress(Exception):  # as above
+            found[name] = getattr(import_module(module), function)
+    return found
 
 
 def _wanted(package: ModuleType) -> Iterator[str]:

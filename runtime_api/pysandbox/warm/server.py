@@ -20,6 +20,7 @@ import time
 
 from pysandbox.errors import SandboxError, Unavailable
 from pysandbox.warm import peer, place, proof
+from pysandbox.warm.launcher import Launcher
 from pysandbox.warm.memory import Pages, one_heap
 from pysandbox.warm.peer import OUR_DESCRIPTORS
 from pysandbox.warm.preload import Files, commands, preload
@@ -111,6 +112,7 @@ class Server:
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         self._pages, self._title = Pages(), Title()
+        Launcher.directory = os.path.dirname(self._program)
         one_heap()
         gc.collect()
         gc.freeze()

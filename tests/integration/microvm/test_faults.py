@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from precondition import requires
-from runtime import MakeBundle, Runtime, command_line, eventually
+from runtime import MakeBundle, Runtime, cgroup_of, eventually
 
 from pysandbox.linux import start_time
 
@@ -49,9 +49,8 @@ def powerful(spec: dict[str, Any]) -> None:
 
 
 def helper_of(runtime: Runtime, container_id: str, name: str) -> int:
-    below = Path(f"/proc/{runtime.state(container_id)['pid']}/task").glob("*/children")
-    found = [int(pid) for path in below for pid in path.read_text().split()]
-    return next(pid for pid in found if name in command_line(pid))
+    beside = cgroup_of(runtime.state(container_id)["pid"])
+    return next(pid for program, pid in beside.items() if program.startswith(name))
 
 
 class Running:

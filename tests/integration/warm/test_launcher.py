@@ -6,6 +6,7 @@ The stand-in speaks the protocol of docs/warm.md over a real socket; the cold st
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -739,6 +740,76 @@ def test_a_request_for_what_there_is_not_is_the_end(served: Served, fields: dict
     code, out, err = end(process)
     assert (code, out) == (1, "")
     assert "does not keep to the protocol" in err
+
+
+# -- standing for a process that lives long ----------------------------------------------------------------------------
+
+
+def test_it_leads_a_session_of_its_own(served: Served) -> None:
+    process, conversation = served
+    assert os.getsid(process.pid) != process.pid
+
+    assert conversation.ask({"session": True}) == {"session": True}
+
+    assert os.getsid(process.pid) == process.pid
+
+
+def test_it_enters_a_network_namespace_and_a_cgroup(served: Served, tmp_path: Path) -> None:
+    process, conversation = served
+    tasks = os.open(tmp_path / "tasks", os.O_CREAT | os.O_WRONLY)
+    holder = subprocess.Popen(["unshare", "--net", "sleep", "100"])
+    ours = os.stat("/proc/self/ns/net").st_ino
+    try:
+        eventually(lambda: os.stat(f"/proc/{holder.pid}/ns/net").st_ino != ours, "there is a namespace")
+        network = os.open(f"/proc/{holder.pid}/ns/net", os.O_RDONLY)
+
+        answer = conversation.ask({"enter": ["tasks", "network"]}, tasks, network)
+
+        assert answer == {"entered": True}
+        assert (tmp_path / "tasks").read_text() == "0"
+        assert os.fstat(network).st_ino == os.stat(f"/proc/{process.pid}/ns/net").st_ino
+        os.close(network)
+    finally:
+        os.close(tasks)
+        holder.kill()
+        holder.wait()
+
+
+def test_what_it_cannot_enter_is_told(served: Served) -> None:
+    _, conversation = served
+    null = os.open("/dev/null", os.O_RDONLY)
+    try:
+        assert conversation.ask({"enter": ["network"]}, null) == {"errno": errno.EINVAL}
+    finally:
+        os.close(null)
+
+
+def test_to_enter_what_does_not_come_with_it_is_the_end(served: Served) -> None:
+    process, conversation = served
+
+    with pytest.raises(Closed):
+        conversation.ask({"enter": ["tasks", "network"]})
+
+    code, _, err = end(process)
+    assert code == 1
+    assert "does not keep to the protocol" in err
+
+
+def test_it_ends_with_the_last_code_when_the_process_has_ended_and_not_before(
+    installation: Installation, server: Server, sleeper: subprocess.Popen[bytes]
+) -> None:
+    process = installation.start()
+    conversation = server.accept()
+    conversation.serve(sleeper.pid)
+    assert conversation.ask({"last": 137}) == {"last": True}
+    assert conversation.ask({"last": 42}) == {"last": True}
+
+    conversation.close()  # as the kernel closes it a little before the process has ended
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.2)
+    sleeper.kill()
+
+    assert end(process) == (42, "", "")
 
 
 def test_the_launchers_own_descriptors_cannot_be_named(served: Served) -> None:
