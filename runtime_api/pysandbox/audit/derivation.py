@@ -41,9 +41,15 @@ def derive(spec: Mapping[str, Any], program: str, canary: str, suffix: str) -> D
         derived["process"]["args"] += ["--place", place]
     derived["process"].pop("consoleSize", None)
     changes = [f"process.args is the probe, bind-mounted read-only at {own}", "process.terminal is false"]
-    if path := (spec.get("linux") or {}).get("cgroupsPath"):
-        derived["linux"] = {**spec["linux"], "cgroupsPath": f"{path}{suffix}"}
+    linux = spec.get("linux") or {}
+    if path := linux.get("cgroupsPath"):
+        linux = {**linux, "cgroupsPath": f"{path}{suffix}"}
         changes.append(f"linux.cgroupsPath ends in {suffix}")
+    if linux.get("netDevices"):
+        linux = {name: value for name, value in linux.items() if name != "netDevices"}
+        changes.append("linux.netDevices is left out: no network device is moved away from the host")
+    if linux:
+        derived["linux"] = linux
     return Derivation(derived, tuple(changes))  # type: ignore[arg-type]
 
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pysandbox.audit.catalogue import NAMESPACES, PROBES
+from pysandbox.cgroup import residents
 from pysandbox.cgroup.layout import read_layout
 from pysandbox.errors import SandboxError, Unavailable
 
@@ -97,14 +98,19 @@ def observe(init: int) -> dict[str, Facts]:
 
 
 def roles(init: int) -> dict[str, int]:
-    """Return who is to be looked at: init alone, or what a machine's owner has started."""
+    """Return who is to be looked at: init alone, or a machine's owner and what it has started.
+
+    QEMU need not be below `init`: where the owner is a fork of a server, `init` only stands for it, and what they have
+    in common is the container's cgroup.
+    """
     found: dict[str, int] = {}
-    for pid in _descendants(init):
+    for pid in [*_descendants(init), *residents.beside(init)]:
         program = _program(pid)
         for prefix, role in _PROGRAMS.items():
             if program.startswith(prefix):
                 found.setdefault(role, pid)
-    return {"sandbox": init, **found} if "qemu" in found else {"init": init}
+    owner = _parent(found["qemu"]) if "qemu" in found else None
+    return {"init": init} if owner is None else {"sandbox": owner, **found}
 
 
 def _program(pid: int) -> str:

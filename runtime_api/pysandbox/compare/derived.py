@@ -30,6 +30,7 @@ PROGRAM = f"{DIRECTORY}/pysandbox-gauge"
 FILES = f"{DIRECTORY}/files"
 #: A version of the specification that every runtime of today knows: crun 1.8 refuses 1.2.
 OLDEST = ("1", "0", "2")
+_NETWORK = "the one that linux.namespaces names: what is in it stays as it is"
 MNT_DETACH = 2
 MS_NOSUID = 2
 
@@ -61,8 +62,22 @@ def derive(spec: Any, directory: str, root: str, words: Sequence[str]) -> tuple[
             mount["source"] = os.path.normpath(os.path.join(directory, source))
     changes += _without(derived, ("hooks",), "your hooks are not run")
     linux = derived.get("linux", {})
+    changes += _own_network(linux)
+    changes += _without(linux, ("netDevices",), "no network device of the host is moved into a sandbox")
     changes += _without(linux, ("cgroupsPath",), "each sandbox is in a cgroup of its own, not in linux.cgroupsPath")
     return derived, changes
+
+
+def _own_network(linux: dict[str, Any]) -> list[str]:
+    """Give each sandbox a network namespace of its own, in the place of one that has a path.
+
+    In that one several would be in each other's way, and in its user's: gVisor takes the addresses from the interfaces
+    that it finds, and a machine the packets.
+    """
+    found = [each for each in linux.get("namespaces", ()) if each["type"] == "network" and each.get("path")]
+    for each in found:
+        del each["path"]
+    return [f"each sandbox has a network namespace of its own, with a loopback, not {_NETWORK}"] if found else []
 
 
 def _without(document: dict[str, Any], names: Sequence[str], change: str) -> list[str]:

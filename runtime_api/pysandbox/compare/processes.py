@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from pysandbox.cgroup.layout import parse_own
+from pysandbox.cgroup import residents
 from pysandbox.compare.derived import PROGRAM
 from pysandbox.compare.footprint import read_fields
 
@@ -45,35 +45,9 @@ def parent(pid: int) -> Process | None:
 
 
 def beside(pid: int) -> set[Process]:
-    """Return all processes that are in a cgroup of a container's `pid`, or below: whoever their parents are.
-
-    A cgroup that we are in too is not the container's own. Empty where it has none.
-    """
-    own, theirs = _cgroups("self"), _cgroups(str(pid))
-    places = {(name, path) for name, path in theirs.items() if not f"{own.get(name, '/')}/".startswith(_below(path))}
-    if not places:
-        return set()
-    return {
-        (each, started)
-        for each, _, started in _all()
-        if any(f"{path}/".startswith(_below(place)) for place, path in _at(_cgroups(str(each)), places))
-    }
-
-
-def _at(cgroups: dict[str, str], places: set[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield each place with where a process is in that hierarchy."""
-    return ((path, cgroups[name]) for name, path in places if name in cgroups)
-
-
-def _below(path: str) -> str:
-    return f"{path.rstrip('/')}/"
-
-
-def _cgroups(pid: str) -> dict[str, str]:
-    """Return the path of a process in each hierarchy; empty if it is gone."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        return parse_own(file.read())
-    return {}
+    """Return all processes that are in a cgroup of a container's `pid`, or below: whoever their parents are."""
+    found = set(residents.beside(pid))
+    return {process for process in everybody() if process[0] in found} if found else set()
 
 
 def is_workload(pid: int) -> bool:

@@ -39,6 +39,17 @@ def test_its_cgroup_is_not_the_users() -> None:
     assert _derived(spec)["linux"]["cgroupsPath"] == "/pods/one-a1"
 
 
+def test_no_network_device_is_moved_away_from_the_host() -> None:
+    spec: dict[str, Any] = dict(default_spec())
+    spec["linux"]["netDevices"] = {"eth0": {}}
+
+    derivation = derive(spec, "/opt/probe", "/tmp/canary", "-a1")
+
+    assert "netDevices" not in derivation.spec["linux"]
+    assert "linux.netDevices is left out: no network device is moved away from the host" in derivation.changes
+    assert spec["linux"]["netDevices"] == {"eth0": {}}
+
+
 @pytest.mark.parametrize(
     "mounts",
     [

@@ -84,6 +84,18 @@ def test_whoever_has_started_qemu_owns_a_machine(tmp_path: Path) -> None:
         process.communicate()
 
 
+def test_a_machine_whose_owner_is_not_below_init_is_found_in_its_cgroup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "qemu-system-x86_64"
+    shutil.copy("/bin/sleep", program)
+    with _process("sleep", "60") as init, _process(program, "60") as qemu:
+        monkeypatch.setattr("pysandbox.cgroup.residents.beside", lambda pid: [init, qemu] if pid == init else [])
+
+        assert roles(init) == {"sandbox": os.getpid(), "qemu": qemu}  # its parent is its owner
+        assert roles(qemu) == {"init": qemu}
+
+
 def test_a_process_that_has_ended_is_not_observed() -> None:
     process = subprocess.Popen(["true"])
     process.wait()

@@ -48,6 +48,14 @@ def test_the_users_document_is_not_touched() -> None:
     assert json.dumps(before) == text
 
 
+def test_nothing_is_run_in_the_users_own_network_namespace() -> None:
+    namespaces = [{"type": "pid", "path": "/proc/1/ns/pid"}, {"type": "network", "path": "/run/netns/mine"}]
+
+    after, _ = derive(spec(linux={"namespaces": namespaces}))
+
+    assert after["linux"]["namespaces"] == [{"type": "pid", "path": "/proc/1/ns/pid"}, {"type": "network"}]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -55,6 +63,8 @@ def test_the_users_document_is_not_touched() -> None:
         ({"root": {"path": "rootfs", "readonly": True}}, "yours is read-only"),
         ({"linux": {"cgroupsPath": "/mine"}}, "not in linux.cgroupsPath"),
         ({"ociVersion": "1.2.1"}, "yours is 1.2.1"),
+        ({"linux": {"netDevices": {"eth0": {}}}}, "no network device of the host is moved"),
+        ({"linux": {"namespaces": [{"type": "network", "path": "/run/netns/mine"}]}}, "a network namespace of its own"),
     ],
 )
 def test_what_it_changes_is_said(change, said) -> None:
