@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pysandbox.cli.invocation import Invocation
-    from pysandbox.compare.bundlebench import Request
+    from pysandbox.compare.request import Request
 
 MOST_ROUNDS = 10_000
 FLAGS = (
@@ -78,16 +78,17 @@ def read_request(invocation: Invocation) -> Request:
     current().require_cold("it starts containers, whose ends are to be its own to see")
     from dataclasses import replace
 
-    from pysandbox.compare import bundlebench, candidate, terminal
+    from pysandbox.compare import candidate, terminal
+    from pysandbox.compare.request import Request, Settings
 
     terminal.require()
     names = parsed["backend"] or ([invocation.globals_["backend"]] if invocation.globals_["backend"] else [])
-    settings = bundlebench.Settings.quick() if parsed["quick"] else bundlebench.Settings()
+    settings = Settings.quick() if parsed["quick"] else Settings()
     if "rounds" in parsed.given:
         settings = replace(settings, rounds=parsed["rounds"])
     if parsed["only"]:
         settings = replace(settings, groups=_groups(parsed["only"]))
-    return bundlebench.Request(
+    return Request(
         bundle=parsed.arguments[0],
         program=program(invocation),
         names=tuple(candidate.read_names(names)),

@@ -10,7 +10,7 @@ from pysandbox.compare.bundlebench import Bench
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from pysandbox.compare.bundlebench import Request
+    from pysandbox.compare.request import Request
 
 VERSION = 1
 

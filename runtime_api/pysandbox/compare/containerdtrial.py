@@ -108,8 +108,8 @@ class Api:
             for kind, name in self._ids.items():
                 spec = encode({1: _SPEC, 2: self._specs[kind]})
                 container = encode({1: name, 4: handler.encoded(), 5: spec})
+                self._made.append(name)  # first: an interrupted call may have made it
                 self._client.call("containers.v1.Containers/Create", {1: container})
-                self._made.append(name)
             for _ in self.life():
                 pass
             self._task("Create", {1: self._ids["wait"]})

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pysandbox.compare.gauge import printable
+from pysandbox.compare.interruption import SIGNALS
 from pysandbox.compare.measure import Failed
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Started:
     """A command in a session of its own, so that a terminal's ^C is for us alone.
 
     `name` is what errors call it. `output` is a file for its streams; without one its standard output is watched, and
-    the end of its errors is kept: whoever writes without end fills a pipe, not our memory.
+    the end of its errors is kept: whoever writes without end fills a pipe, not our memory. Signals that would interrupt
+    us are held back until `release`, which `wait` calls: what is started and not known yet nobody could end.
     """
 
     def __init__(
@@ -54,18 +56,30 @@ class Started:
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             *((os.POSIX_SPAWN_DUP2, target, number) for number, target in enumerate(targets, start=1)),
         ]
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self.begin = time.perf_counter()
         try:
             self.pid = os.posix_spawn(
-                argv[0], list(argv), environment, file_actions=actions, setsid=True, setsigdef=_QUIET
+                argv[0],
+                list(argv),
+                environment,
+                file_actions=actions,
+                setsid=True,
+                setsigdef=_QUIET,
+                setsigmask=self._mask,
             )
         except OSError as error:
             self._close_streams()
+            self.release()
             raise Failed(f"{argv[0]}: {error.strerror}") from None
         finally:
             if output is None:
                 for target in targets:
                     os.close(target)
+
+    def release(self) -> None:
+        """Let signals in again; one that has come meanwhile is raised here."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def _pipes(self) -> list[int]:
         """Make pipes for output and errors; return the command's ends."""
@@ -95,6 +109,7 @@ class Started:
                 poll.register(descriptor, select.POLLIN)
         end = 0.0
         try:
+            self.release()
             while not end or (self._stdout >= 0 and time.perf_counter() < end + REST):
                 left = deadline - time.perf_counter()
                 if left <= 0:

@@ -194,6 +194,7 @@ class Trial:
         started = None
         try:
             started = timing.Started(self._name("run"), argv, self._environment, output)
+            started.release()
             self._wait_for_hello(output)
             yield processes.beside(self._read_pid("run"))
         finally:

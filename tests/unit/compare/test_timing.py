@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pysandbox.compare import timing
 from pysandbox.compare.contender import ENVIRONMENT, Contender
+from pysandbox.compare.interruption import by_signals
 from pysandbox.compare.measure import Failed
 from pysandbox.compare.trial import LAST_PID, Trial, read_pid
 
@@ -48,6 +49,31 @@ def test_who_still_has_the_pipe_of_errors_is_not_waited_for() -> None:
 def test_what_does_not_end_is_ended_in_time() -> None:
     with pytest.raises(Failed, match="it: no end within 0 s"):
         shell("yes noise >&2", limit=0.2)
+
+
+def test_an_interrupt_while_it_is_being_started_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    spawn, pids = os.posix_spawn, []
+
+    def interrupted(*words: Any, **options: Any) -> int:
+        pids.append(spawn(*words, **options))
+        signal.raise_signal(signal.SIGINT)
+        return pids[-1]
+
+    monkeypatch.setattr(os, "posix_spawn", interrupted)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    with by_signals(), pytest.raises(KeyboardInterrupt):
+        shell("sleep 60")
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+
+
+def test_who_is_started_gets_no_signal_blocked() -> None:
+    blocked = next(line for line in shell("cat /proc/self/status").output.splitlines() if line.startswith("SigBlk"))
+
+    assert int(blocked.split()[1], 16) == 0
 
 
 @pytest.mark.parametrize("text", ["", "-5", "0", "1", "12x", "9" * 400, str(LAST_PID + 1), "\x00", "4\n5"])
