@@ -16,6 +16,7 @@ from functools import partial
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
 
 class Cold(BaseException):
@@ -97,12 +98,13 @@ class Caller:
                 setsigdef=_signal.valid_signals() - {9, 19},  # all but SIGKILL and SIGSTOP
             )
 
-    def detach(self, serve: Callable[[], int], *keep: int, stay: Callable[[], None] | None = None) -> bool:
-        """Have a fork of this process run `serve` as long as it likes, in a session of its own; say whether one does.
+    def detach(self, stay: Callable[[Any], None]) -> bool:
+        """Have a small fork of this process live on, in a session of its own; say whether one does.
 
-        It is in the caller's cgroups and a `Caller` itself, and holds the descriptors 0, 1, 2 and `keep`. This process
-        runs `stay` when its command has ended and the caller with it, holding whatever it holds. A process
-        that was started cold is not forked, it may have threads: False, and a program must be started.
+        It is in the caller's cgroups, and starts children for who serves (`pysandbox.shim.keeper`). This process runs
+        `stay` with it (a `pysandbox.warm.second.Second`) when its command has ended and the caller with it, holding
+        whatever it holds. A process that was started cold is not forked, it may have threads: False, and a program must
+        be started.
         """
         return False
 

@@ -14,7 +14,7 @@ from pysandbox.cgroup.directory import GONE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Self
 
 
@@ -30,6 +30,13 @@ class OomWatch(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Close all descriptors."""
+
+    def left(self) -> tuple[tuple[str | int, ...], list[int]] | None:
+        """Return what `resumed` needs to go on in another process: what it knows, all descriptors, its own first.
+
+        None where no other process can.
+        """
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -80,6 +87,15 @@ class _V1Watch(OomWatch):
     def close(self) -> None:
         os.close(self.descriptor)
 
+    def left(self) -> tuple[tuple[str | int, ...], list[int]]:
+        return ("v1", self._path), [self.descriptor]
+
+    @classmethod
+    def resumed(cls, path: str, descriptor: int) -> Self:
+        watch = cls.__new__(cls)
+        watch._path, watch.descriptor = path, descriptor
+        return watch
+
 
 class _V2Watch(OomWatch):
     """Two files in an epoll(7) instance: each is urgent from when it changes until it is read."""
@@ -114,6 +130,19 @@ class _V2Watch(OomWatch):
             os.close(self._files.pop())
         self._poll.close()
 
+    def left(self) -> tuple[tuple[str | int, ...], list[int]]:
+        return ("v2", self._before), [self.descriptor, *self._files]
+
+    @classmethod
+    def resumed(cls, before: int, descriptor: int, *files: int) -> Self:
+        import select
+
+        watch = cls.__new__(cls)
+        # What the instance watches are the open files, whatever their numbers (epoll(7)).
+        watch._poll, watch._files = select.epoll.fromfd(descriptor), list(files)
+        watch.descriptor, watch._before = descriptor, before
+        return watch
+
 
 def v1_oom_watch(path: str) -> OomWatch | None:
     """Watch a memory cgroup of v1; None if it is gone."""
@@ -123,6 +152,14 @@ def v1_oom_watch(path: str) -> OomWatch | None:
 def v2_oom_watch(path: str) -> OomWatch | None:
     """Watch a cgroup of v2; None if it is gone."""
     return _watch(_V2Watch, path)
+
+
+def resumed(known: tuple[str | int, ...], descriptors: Sequence[int]) -> OomWatch:
+    """Go on with a watch that another process has `left`."""
+    kind, detail = known
+    if kind == "v1":
+        return _V1Watch.resumed(str(detail), *descriptors)
+    return _V2Watch.resumed(int(detail), *descriptors)
 
 
 def _watch(kind: Callable[[str], OomWatch], path: str) -> OomWatch | None:

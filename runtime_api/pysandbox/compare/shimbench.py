@@ -37,6 +37,8 @@ RUN, START, EXEC = "ctr run --rm", "shim start", "exec through the API"
 LIFE = "create+start+delete through the API"
 LEVELS = (1, 8)
 POPULATIONS = (1, 10, 50)
+#: Seconds without a word to a shim before its memory is read.
+SETTLED = 4.0
 #: Row, ratio that was promised, ratio that is hoped for (issue 5).
 GOALS = (
     (RUN, 0.85, 0.55),
@@ -131,7 +133,7 @@ class Contender:
                 took, address = self._containerd_start(bundle)
                 with _shim(address) as pid:
                     yield START, took
-                    yield "PSS of a shim alone, MiB", footprint.of(*_alike(pid)).proportional
+                    yield "PSS of a shim alone, MiB", footprint.of(*_processes(pid)).proportional
             finally:
                 os.close(log)
 
@@ -264,13 +266,14 @@ def _throughputs(contenders: Sequence[Contender], rounds: int, result: Result) -
 
 
 def _populations(contenders: Sequence[Contender], containerd: Containerd, server: Server, result: Result) -> None:
-    """PSS of all shims, divided by the containers; of ours with the server and its spares, which all of them share."""
+    """PSS of all shims at rest, divided by the containers; of ours with the server, which they share."""
     for each in contenders:
         for count in POPULATIONS:
             names = each.populate(count)
             pids = containerd.pids()
+            time.sleep(SETTLED)
             shims = {_parent(pids[name]) for name in names}
-            memory = footprint.of(*shims).proportional
+            memory = footprint.of(*(pid for shim in shims for pid in _processes(shim))).proportional
             if each.label == OURS:
                 status = server.status()
                 shared = footprint.of(status.pid, *status.spares).proportional
@@ -282,15 +285,19 @@ def _populations(contenders: Sequence[Contender], containerd: Containerd, server
                 containerd.ctr("container", "delete", name)
 
 
-def _alike(pid: int) -> set[int]:
-    """Return the processes with a shim's command line: the shim, and who stays to make its first container."""
-    words = Path(f"/proc/{pid}/cmdline").read_bytes()
-    found = {pid}
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdecimal() and (entry / "cmdline").read_bytes() == words:
-                found.add(int(entry.name))
-    return found
+def _processes(shim: int) -> set[int]:
+    """Return the processes of a shim: it, and who serves for it: a child, or its parent, that bears its name."""
+    name = Path(f"/proc/{shim}/comm").read_text()
+    found = {_parent(shim)}
+    for task in Path(f"/proc/{shim}/task").iterdir():
+        found |= set(map(int, (task / "children").read_text().split()))
+    return {shim, *(pid for pid in found if _name(pid) == name)}
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text()
+    return ""
 
 
 def _parent(pid: int) -> int:

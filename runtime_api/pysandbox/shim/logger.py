@@ -15,7 +15,9 @@ import signal
 import stat
 from threading import Event
 
+from pysandbox.caller import current
 from pysandbox.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, PermissionDenied
+from pysandbox.shim.reaper import end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,16 +50,13 @@ class Logger:
             (out_read, self.stdout), (err_read, self.stderr), (ready, ready_write) = ends
             null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             theirs.callback(os.close, null)
-            from pysandbox.caller import current
-
             streams = (null, null, null, out_read, err_read, ready_write)
             self._pid = current().spawn(path, [path, *arguments], environment, streams)
             try:
                 self._pidfd = os.pidfd_open(self._pid)
                 watch(self._pid, lambda _code, _now: self._ended.set())
             except BaseException:
-                os.kill(self._pid, signal.SIGKILL)  # a child that nobody has reaped
-                os.waitpid(self._pid, 0)
+                end(self._pid)
                 raise
             ours.callback(self._kill)
             theirs.close()

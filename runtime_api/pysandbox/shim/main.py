@@ -15,22 +15,22 @@ import signal
 import sys
 import time
 from functools import partial
-from threading import Thread
 
 from pysandbox.caller import current
 from pysandbox.errors import SandboxError
 from pysandbox.shim import address
 from pysandbox.shim.invocation import MICROVM_PROGRAM, PROGRAM, Invocation, parse
+from pysandbox.shim.warning import warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pysandbox.warm.second import Second
+
 
 #: The descriptor that `start` hands to who serves.
 LISTENER = 3
-#: Seconds at the end for events to be told and answers to be sent; containerd gives 3 (shim.shutdown).
-_LAST_EVENTS, _LAST_ANSWERS = 1.5, 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,13 +65,6 @@ def _run(program: str, words: list[str]) -> int:
     except (SandboxError, OSError) as error:
         os.write(2, f"pysandbox shim: {' '.join(str(error).splitlines())}\n".encode(errors="backslashreplace"))
         return 1
-
-
-def warn(text: str) -> None:
-    """Write one line for containerd's log. A full FIFO loses it: nothing waits for a reader."""
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with contextlib.suppress(OSError):
-        os.write(2, f'time="{now}" level=warning msg={json.dumps(text)}\n'.encode())
 
 
 def _log_to(bundle: str) -> None:
@@ -120,16 +113,12 @@ def _listen_and_spawn(invocation: Invocation, bundle: str) -> str:
 
 
 def _spawn(invocation: Invocation, grpc: str, listener: int) -> None:
-    """Start who serves, in a session of its own, with nothing of containerd's but the log: a fork, or a new process."""
-    from pysandbox.shim import maker
+    """Have somebody serve, in a session of its own, with nothing of containerd's but the log.
 
-    shims, makers = maker.pair()
-    stay = partial(maker.serve, makers, invocation.namespace, invocation.backend, warn)
-    detached = current().detach(partial(_serve_alone, invocation, listener, shims), listener, shims, stay=stay)
-    os.close(shims)
-    if detached:
+    That is this process, when it has answered, and a keeper beside it; or a new process.
+    """
+    if current().detach(partial(_serve_kept, invocation, os.dup(listener))):
         return
-    os.close(makers)
     words = ["-namespace", invocation.namespace, "-id", invocation.id, "-address", grpc]
     own = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -152,64 +141,41 @@ def _spawn(invocation: Invocation, grpc: str, listener: int) -> None:
 # -- serve -------------------------------------------------------------------------------------------------------------
 
 
-def _serve_alone(invocation: Invocation, listener: int, maker: int) -> int:
-    """Serve in a fork of the process that `start` was."""
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    os.close(null)
-    return _serve(invocation, listener, maker)
+def _serve_kept(invocation: Invocation, listener: int, second: Second) -> None:
+    """Serve, in the process that `start` was, with a keeper."""
+    from pysandbox.executor import held_executor
+    from pysandbox.shim import keeper
+    from pysandbox.warm.launcher import close_all_but
+
+    close_all_but({2, listener, second.connection.fileno(), second.life, held_executor()})
+    for _ in range(2):
+        os.set_inheritable(os.open("/dev/null", os.O_RDWR), True)  # 0 and 1
+    keeper.attend(second.connection, second.life, second.pid)
+    _serve(invocation, listener)
 
 
-def _serve(invocation: Invocation, listening: int, making: int | None = None) -> int:
-    """Serve tasks until containerd says that it is enough.
-
-    `listening` is the socket's descriptor, `making` that of the connection to who makes the first container.
-    """
+def _serve(invocation: Invocation, listening: int) -> int:
+    """Serve tasks on a socket until containerd says that it is enough. `listening` is its descriptor."""
     from _socket import socket
 
-    from pysandbox.linux import set_child_subreaper
-    from pysandbox.shim import namespace
-    from pysandbox.shim.maker import Maker
-    from pysandbox.shim.messages.task import Task
-    from pysandbox.shim.messages.task_v3 import Task as TaskV3
-    from pysandbox.shim.publisher import Publisher
-    from pysandbox.shim.reaper import Reaper
-    from pysandbox.shim.service import TaskService, translate
-    from pysandbox.ttrpc.server import Server
-    from pysandbox.warm.memory import give_back
+    from pysandbox.shim.serving import Serving
 
     os.set_inheritable(listening, False)
     listener = socket(fileno=os.dup(listening))
     os.close(listening)
-    path = listener.getsockname()
     os.chdir("/")
-    set_child_subreaper()
     _adjust_oom_score()
-    store = namespace.enter(invocation.namespace)
-    publisher = Publisher(os.environ.get("TTRPC_ADDRESS", ""), invocation.namespace, warn)
-    service = TaskService(
-        store, publisher, Reaper(), warn, invocation.backend, Maker(making) if making is not None else None
-    )
-    server = Server(translate=translate, rested=give_back)
-    server.register(Task, service)
-    server.register(TaskV3, service)
-    Thread(target=server.serve, args=(listener,), name="accept", daemon=True).start()
-    service.stopping.wait()
-    publisher.close(_LAST_EVENTS)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    server.close(_LAST_ANSWERS)
-    namespace.leave(store)
-    return 0
+    return Serving(invocation.namespace, invocation.backend, listener).run()
 
 
 def _adjust_oom_score() -> None:
     """Be killed for memory just before containerd, as its own shims are. Without the privilege it stays as it is."""
-    with contextlib.suppress(OSError, ValueError), open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
-        score = min(1000, int(file.read()) + 1)
-        file.seek(0)
-        file.write(str(score))
+    with contextlib.suppress(OSError, ValueError):
+        with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
+            score = min(1000, int(file.read()) + 1)
+        for pid in {os.getpid(), current().pid}:
+            with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:
+                file.write(b"%d" % score)
 
 
 # -- delete, -info, -v -------------------------------------------------------------------------------------------------

@@ -72,6 +72,11 @@ class Publisher:
             self._queue.append(ForwardRequest(envelope=envelope))
             self._changed.notify_all()
 
+    @property
+    def busy(self) -> bool:
+        """Say whether there is something to tell."""
+        return bool(self._queue)
+
     def close(self, patience: float) -> None:
         """Wait at most so long for the queue to become empty, and send no more."""
         with self._changed:

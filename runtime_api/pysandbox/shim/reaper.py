@@ -1,6 +1,7 @@
 """Waits for the ends of all processes of a shim, of their input and memory: one thread, one descriptor for each.
 
-Every exit status is taken here and nowhere else, by pidfd, so that no reused pid is mistaken for it.
+Every exit status is taken here and nowhere else: until then no other process can have the pid. Children are those of
+the process that `pysandbox.caller` names, which may be another than this one (`keeper`).
 
 Orphans of a container without a pid namespace become children of the shim. They are not waited for one by one: who has
 been a zombie at two looks, two seconds apart, and is nobody's, is reaped. What `lifecycle` starts it reaps at once.
@@ -11,8 +12,11 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import time
 from threading import Lock, Thread
+
+from pysandbox.caller import current
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,7 +44,26 @@ class Reaper:
         self._zombies: set[int] = set()
         self._looked = 0.0
         self._poll = select.epoll()
-        Thread(target=self._run, name="reaper", daemon=True).start()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC)
+        self._poll.register(self._bell, select.EPOLLIN)
+        self._stopping = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._thread = Thread(target=self._run, name="reaper", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Act on nothing any more: what becomes readable stays so."""
+        self._stopping = True
+        os.eventfd_write(self._bell, 1)
+        self._thread.join()
+
+    def go_on(self) -> None:
+        """Act again, after `stop`. Raises RuntimeError where no thread is to be had."""
+        os.eventfd_read(self._bell)
+        self._stopping = False
+        self._begin()
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
@@ -59,7 +82,7 @@ class Reaper:
         self._pids.add(pid)
 
         def take() -> None:
-            code = _take(pidfd)
+            code = _take(pid)
             self._pids.discard(pid)
             ended(code, time.time())
 
@@ -79,8 +102,8 @@ class Reaper:
 
         self._follow(descriptor, lambda: False, once)
 
-    def watch_memory(self, watch: OomWatch, ran_out: Callable[[], None]) -> None:
-        """Have it called whenever a container has run out of memory, until it is gone; then close what watches."""
+    def watch_memory(self, watch: OomWatch, ran_out: Callable[[], None], gone: Callable[[], None]) -> None:
+        """Have it called whenever a container has run out of memory, until it is gone; then `gone`."""
 
         def look() -> bool:
             if (count := watch.take()) is None:
@@ -89,7 +112,7 @@ class Reaper:
                 ran_out()
             return True
 
-        self._follow(watch.descriptor, look, watch.close)
+        self._follow(watch.descriptor, look, gone)
 
     def _follow(self, descriptor: int, look: Callable[[], bool], last: Callable[[], None]) -> None:
         """Call `look` whenever there is something to read, as long as it returns True; then `last`."""
@@ -98,11 +121,16 @@ class Reaper:
         self._poll.register(descriptor, select.EPOLLIN)
 
     def _run(self) -> None:
-        while True:
+        while not self._stops():
             if self._adopts and time.monotonic() - self._looked >= ORPHAN_PAUSE:
                 self._reap_orphans()
             for descriptor, _ in self._poll.poll(ORPHAN_PAUSE if self._adopts else None):
+                if self._stops():
+                    return
                 self._look(descriptor)
+
+    def _stops(self) -> bool:
+        return self._stopping
 
     def _look(self, descriptor: int) -> None:
         with self._lock:
@@ -124,14 +152,15 @@ class Reaper:
             before, self._zombies = self._zombies, {pid for pid in _children() - self._pids if _is_zombie(pid)}
             for pid in self._zombies & before:
                 with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
+                    current().reap(pid)
 
 
 def _children() -> set[int]:
-    """Return the pids of this process's children: /proc/PID/task/TID/children of proc(5)."""
+    """Return the pids of the shim's children: /proc/PID/task/TID/children of proc(5)."""
     pids: set[int] = set()
-    for thread in os.listdir("/proc/self/task"):
-        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children", "rb") as file:
+    tasks = f"/proc/{current().pid}/task"
+    for thread in os.listdir(tasks):
+        with contextlib.suppress(OSError), open(f"{tasks}/{thread}/children", "rb") as file:
             pids |= set(map(int, file.read().split()))
     return pids
 
@@ -144,10 +173,20 @@ def _is_zombie(pid: int) -> bool:
         return False
 
 
-def _take(pidfd: int) -> int:
-    """Take a child's exit code: 128+N after signal N, 255 if somebody else has taken it."""
-    with contextlib.suppress(ChildProcessError):
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-        if result is not None:
-            return result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
-    return 255
+def end(pid: int) -> None:
+    """Kill a child that nobody has reaped, and reap it. Raises OSError."""
+    os.kill(pid, signal.SIGKILL)  # no other has its pid
+    while current().reap(pid) is None:
+        time.sleep(0.001)
+
+
+def _take(pid: int) -> int:
+    """Take the exit code of a child that has ended: 128+N after signal N, 255 if somebody else has taken it."""
+    try:
+        status = current().reap(pid)
+    except ChildProcessError:
+        return 255
+    if status is None:
+        return 255
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code

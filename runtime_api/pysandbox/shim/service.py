@@ -15,6 +15,7 @@ from threading import Event, Lock
 
 from pysandbox import lifecycle
 from pysandbox.backend import Options
+from pysandbox.caller import current
 from pysandbox.errors import (
     STATUS_CODES,
     AlreadyExists,
@@ -24,16 +25,17 @@ from pysandbox.errors import (
     SandboxError,
     Unimplemented,
 )
+from pysandbox.oci.bundle import load_bundle
 from pysandbox.shim import cgroup, rootfs
 from pysandbox.shim.directory import working_in
 from pysandbox.shim.logger import Logger
-from pysandbox.shim.maker import Gone, make
 from pysandbox.shim.messages import events
 from pysandbox.shim.messages import task as messages
 from pysandbox.shim.messages.process import ProcessInfo, Status
 from pysandbox.shim.messages.runc import ProcessDetails
 from pysandbox.shim.options import chosen
 from pysandbox.shim.publisher import packed, timestamp
+from pysandbox.shim.reaper import end
 from pysandbox.shim.stdio import Names, Streams
 from pysandbox.shim.task import CREATED, RUNNING, STOPPED, Process, Task
 from pysandbox.ttrpc.errors import Code, RpcError
@@ -44,10 +46,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pysandbox.backend import Stdio
+    from pysandbox.cgroup.oom import OomWatch
     from pysandbox.oci.types import Process as ProcessSpec
-    from pysandbox.shim.maker import Made, Maker
-    from pysandbox.shim.options import Chosen
+    from pysandbox.oci.types import Spec
     from pysandbox.shim.publisher import Publisher
     from pysandbox.shim.reaper import Reaper
     from pysandbox.state import Store
@@ -83,8 +84,8 @@ def translate(error: Exception) -> RpcError:
 class TaskService:
     """Serves containerd.task.v2.Task and v3.
 
-    `warn` takes one line for the log; `backend` is that of containers whose options name none, `maker` makes the
-    first one. `stopping` is set when the shim is to end.
+    `warn` takes one line for the log; `backend` is that of containers whose options name none. `stopping` is set when
+    the shim is to end.
     """
 
     def __init__(
@@ -94,9 +95,8 @@ class TaskService:
         reaper: Reaper,
         warn: Callable[[str], None],
         backend: str | None = None,
-        maker: Maker | None = None,
     ) -> None:
-        self._backend, self._maker = backend, maker
+        self._backend = backend
         self._store, self._publisher, self._reaper, self._warn = store, publisher, reaper, warn
         self._lock = Lock()
         self._tasks: dict[str, Task] = {}
@@ -144,14 +144,16 @@ class TaskService:
         init = Process("", _names(request, asked.owner))
         streams = init.streams = Streams(init.names, self._logger(runtime, request.id))
         try:
-            made, maker = self._make(request, runtime, asked, streams.stdio)
+            bundle = load_bundle(request.bundle)
+            container = lifecycle.create(runtime, request.id, bundle, stdio=streams.stdio, options=asked.options)
         except BaseException:
             streams.close()
             raise
-        task = Task(request.id, runtime, init, made, maker)
+        shares_pids = _shares_pids(bundle.spec)
+        task = Task(request.id, bundle.path, runtime, init, shares_pids=shares_pids, container=container)
         with task.changed:
             try:
-                self._began(task, init, made.pid, made.console)
+                self._began(task, init, container.init.pid, container.init.console)
             except BaseException:
                 lifecycle.delete(runtime, task.id, force=True)
                 raise
@@ -161,22 +163,6 @@ class TaskService:
             self._publisher.publish("create", _created(request, init.pid))
         self._watch_memory(task)
         return task
-
-    def _make(
-        self, request: messages.CreateTaskRequest, runtime: lifecycle.Runtime, asked: Chosen, stdio: Stdio
-    ) -> tuple[Made, Maker | None]:
-        """Have the maker make it, which has done so for no other container; else make it here."""
-        with self._lock:
-            maker, self._maker = self._maker, None
-        if maker is not None:
-            try:
-                return maker.create(request.id, request.bundle, stdio, request.options), maker
-            except Gone:
-                maker.close()
-            except BaseException:
-                self._maker = maker  # for the next attempt
-                raise
-        return make(runtime, request.id, request.bundle, stdio, asked.options), None
 
     def _logger(self, runtime: lifecycle.Runtime, container: str) -> Callable[[str], Logger]:
         """Return what starts a program that takes output. Raises PermissionDenied where the settings forbid it."""
@@ -196,16 +182,17 @@ class TaskService:
         try:
             process.began(pid)
             streams.started(console)
-            if (watch := streams.take_input_watch()) is not None:
-                self._reaper.when_readable(watch, streams.close_stdin)
+            streams.follow_input(self._reaper.when_readable)
             # Whoever tells of the end needs the task's lock, which we hold.
-            self._reaper.watch(pid, lambda code, now: self._end_soon(task, process, code, now))
+            self._follow(task, process)
         except BaseException:
-            os.kill(pid, signal.SIGKILL)  # a child that nobody has reaped: no other has its pid
-            os.waitpid(pid, 0)
+            end(pid)
             streams.close()
             process.close()
             raise
+
+    def _follow(self, task: Task, process: Process) -> None:
+        self._reaper.watch(process.pid, lambda code, now: self._end_soon(task, process, code, now))
 
     def Start(self, request: messages.StartRequest, call: Call) -> messages.StartResponse:
         """Let init's program run, or start an exec."""
@@ -217,22 +204,10 @@ class TaskService:
             if request.exec_id:
                 self._start_exec(task, process)
             else:
-                self._start_init(task)
+                lifecycle.start(task.runtime, task.id, task.container)
                 process.status = RUNNING
                 self._publisher.publish("start", events.TaskStart(container_id=task.id, pid=process.pid))
             return messages.StartResponse(pid=process.pid)
-
-    def _start_init(self, task: Task) -> None:
-        if task.maker is not None:
-            try:
-                task.maker.start()
-                return
-            except Gone:
-                pass
-            finally:
-                task.maker.close()
-                task.maker = None
-        lifecycle.start(task.runtime, task.id, task.container)
 
     def _start_exec(self, task: Task, process: Process) -> None:
         task.check_running()
@@ -364,8 +339,6 @@ class TaskService:
                 raise FailedPrecondition(f"container {task.id}: init does not end")
         with working_in(task.bundle):
             lifecycle.delete(task.runtime, task.id)
-        if task.maker is not None:
-            task.maker.close()
         with self._lock:
             self._tasks.pop(task.id, None)
 
@@ -463,7 +436,7 @@ class TaskService:
         """Say who we are, also to one who asks for a container that is not here."""
         task = self._tasks.get(request.id)
         pid = task.init.pid if task is not None else 0
-        return messages.ConnectResponse(shim_pid=os.getpid(), task_pid=pid, version=VERSION)
+        return messages.ConnectResponse(shim_pid=current().pid, task_pid=pid, version=VERSION)
 
     def Shutdown(self, request: messages.ShutdownRequest, call: Call) -> Empty:
         """End the shim, if it has no task any more."""
@@ -478,10 +451,46 @@ class TaskService:
             container = task.container or lifecycle.running(task.runtime, task.id)
             watch = container.watch_oom()
             if watch is not None:
-                out = events.TaskOOM(container_id=task.id)
-                self._reaper.watch_memory(watch, lambda: self._publisher.publish("oom", out))
+                self._follow_memory(task, watch)
         except (SandboxError, OSError) as error:
             self._warn(f"container {task.id}: no out-of-memory events: {error}")
+
+    def _follow_memory(self, task: Task, watch: OomWatch) -> None:
+        def gone() -> None:
+            task.memory = None
+            watch.close()
+
+        task.memory = watch
+        out = events.TaskOOM(container_id=task.id)
+        self._reaper.watch_memory(watch, lambda: self._publisher.publish("oom", out), gone)
+
+    # -- for another process to go on ----------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> list[Task] | None:
+        """All tasks, None while one is being made or an exit is being told."""
+        return None if self._creating or self._exits.busy else list(self._tasks.values())
+
+    def take_over(self, task: Task, memory: OomWatch | None) -> None:
+        """Go on with a task whose init runs, from another process. Raises OSError."""
+        assert task.init.streams is not None
+        with task.changed:
+            self._tasks[task.id] = task
+            task.init.streams.follow_input(self._reaper.when_readable)
+            self._follow(task, task.init)
+        if memory is not None:
+            self._follow_memory(task, memory)
+
+    def wait_again(self, task_id: str, call: Call) -> None:
+        """Go on with a `Wait` for init."""
+        process = self._task(task_id).init
+        process.waiters.append(call)
+        call.on_cancel(lambda: _forget(process, call))
+
+
+def _shares_pids(spec: Spec) -> bool:
+    namespaces = (spec.get("linux") or {}).get("namespaces") or ()
+    return not any(each["type"] == "pid" and not each.get("path") for each in namespaces)
 
 
 def _names(request: messages.CreateTaskRequest | messages.ExecProcessRequest, owner: tuple[int, int]) -> Names:

@@ -19,14 +19,14 @@ from threading import Event, Thread
 
 from pysandbox.backend import Stdio
 from pysandbox.errors import InvalidArgument
-from pysandbox.record import dataclass
+from pysandbox.record import dataclass, replace
 from pysandbox.shim.logger import is_logger
 from pysandbox.shim.outlet import Outlet
 from pysandbox.shim.unread import Unread, hold_for_writing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Self
 
     from pysandbox.shim.logger import Logger
@@ -64,7 +64,7 @@ class Streams:
         self._unread_names: set[str] = set()
         self._unread: list[Unread] = []
         self._relay: Relay | None = None
-        self._input_watch = -1
+        self._input_watch = self._followed = -1
         try:
             self.stdio = Stdio(terminal=True) if names.terminal else self._open()
             if names.terminal:
@@ -144,6 +144,41 @@ class Streams:
         """
         descriptor, self._input_watch = self._input_watch, -1
         return descriptor if descriptor >= 0 else None
+
+    def follow_input(self, when_readable: Callable[[int, Callable[[], None]], None]) -> None:
+        """Have stdin closed when a client closes it: `when_readable` watches a descriptor, and closes it."""
+        descriptor = self.take_input_watch()
+        if descriptor is not None:
+            self._followed = descriptor
+            when_readable(descriptor, self._input_ended)
+
+    def _input_ended(self) -> None:
+        self._followed = -1
+        self.close_stdin()
+
+    @property
+    def followed(self) -> int:
+        """The descriptor that is watched for stdin, -1 if none is."""
+        return self._followed
+
+    def left(self) -> tuple[dict[str, int], list[str]] | None:
+        """Return what `resumed` needs to go on in another process: descriptors by name, and who has not been opened.
+
+        None while something is copied or waited for: that is this process's business.
+        """
+        busy = self._ways or self._outlet or self._loggers or self._unread or self._relay or self._handed
+        if busy or self.names.terminal or self._input_watch >= 0:
+            return None
+        return dict(self._kept), sorted(self._unread_names)
+
+    @classmethod
+    def resumed(cls, names: Names, kept: Mapping[str, int], unread: Iterable[str], input_watch: int) -> Self:
+        """Go on with streams of init that another process has `left`."""
+        streams = cls(replace(names, stdin="", stdout="", stderr=""))
+        streams._close_handed()
+        streams.names = names
+        streams._kept, streams._unread_names, streams._input_watch = dict(kept), set(unread), input_watch
+        return streams
 
     def started(self, console: int | None) -> None:
         """The process has its own: close what was for it, and begin to copy what a terminal says."""

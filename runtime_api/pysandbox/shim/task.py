@@ -10,9 +10,10 @@ from pysandbox.errors import AlreadyExists, FailedPrecondition, NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pysandbox.backend import Container
+    from pysandbox.cgroup.oom import OomWatch
     from pysandbox.lifecycle import Runtime
     from pysandbox.oci.types import Process as ProcessSpec
-    from pysandbox.shim.maker import Made, Maker
     from pysandbox.shim.stdio import Names, Streams
     from pysandbox.ttrpc.server import Call
 
@@ -32,9 +33,14 @@ class Process:
         self.streams: Streams | None = None
         self._pidfd = -1
 
-    def began(self, pid: int) -> None:
+    def began(self, pid: int, pidfd: int | None = None) -> None:
         """It has a pid: hold on to this very process."""
-        self.pid, self._pidfd = pid, os.pidfd_open(pid)
+        self.pid, self._pidfd = pid, os.pidfd_open(pid) if pidfd is None else pidfd
+
+    @property
+    def pidfd(self) -> int:
+        """What holds on to it, -1 while there is nothing."""
+        return self._pidfd
 
     def send_signal(self, number: int) -> None:
         """Signal it. Raises NotFound if it has ended."""
@@ -53,12 +59,21 @@ class Process:
 class Task:
     """One container. `changed` is the lock that every change holds, and tells of ends."""
 
-    def __init__(self, task_id: str, runtime: Runtime, init: Process, made: Made, maker: Maker | None) -> None:
-        self.id, self.bundle, self.runtime, self.init = task_id, made.bundle, runtime, init
+    def __init__(
+        self,
+        task_id: str,
+        bundle: str,
+        runtime: Runtime,
+        init: Process,
+        *,
+        shares_pids: bool,
+        container: Container | None = None,
+    ) -> None:
+        self.id, self.bundle, self.runtime, self.init = task_id, bundle, runtime, init
         #: Whether the container has no pid namespace of its own, so that the end of init ends nothing else.
-        self.shares_pids = made.shares_pids
-        self.container = made.container
-        self.maker = maker  # until it is started
+        self.shares_pids = shares_pids
+        self.container = container  # where this process has made it
+        self.memory: OomWatch | None = None
         self.paused = False
         self.execs: dict[str, Process] = {}
         self.init_end: tuple[int, float] | None = None  # until all execs have been told of

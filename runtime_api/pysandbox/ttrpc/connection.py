@@ -122,6 +122,10 @@ class Connection:
         """The connection is closed; fail what is under way."""
         raise NotImplementedError
 
+    def park(self) -> bool:
+        """Say whether the thread should end here, where nothing is under way, and leave the connection open."""
+        return False
+
     def next_time(self) -> float | None:
         """Return when `on_time` wants to be called (monotonic), None for never."""
         return None
@@ -185,14 +189,22 @@ class Connection:
     # -- the connection's thread ---------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve the connection until it ends."""
+        """Serve the connection until it ends, or `park` says so."""
         try:
             while self._goes_on():
+                if self._is_at_rest() and self.park():
+                    return
                 self._turn()
         except (OSError, Closed):
             pass  # the peer is gone, or has stalled
-        finally:
+        except BaseException:
             self._finish()
+            raise
+        self._finish()
+
+    def _is_at_rest(self) -> bool:
+        """Say whether all that was read has been acted on, and all that was to be sent is."""
+        return not (self._reader.partial or self._frames or self._held or self._unsent) and self._end_at is None
 
     def _goes_on(self) -> bool:
         if self._end_at is None:

@@ -30,6 +30,12 @@ class Pool:
         self._work: deque[Callable[[], None]] = deque()
         self._threads = self._idle = 0
 
+    @property
+    def busy(self) -> bool:
+        """Say whether there is work, begun or waiting."""
+        with self._changed:
+            return bool(self._work) or self._idle < self._threads
+
     def submit(self, work: Callable[[], None]) -> bool:
         """Have a thread do it; False if there are too many already. What it raises ends its thread."""
         with self._changed:

@@ -25,7 +25,7 @@ from pysandbox.ttrpc.pool import Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from pysandbox.ttrpc.frame import Frame
@@ -117,6 +117,15 @@ class Call:
 
     # -- for the server ------------------------------------------------------------------------------------------------
 
+    @property
+    def stream(self) -> int:
+        """Its number on its connection."""
+        return self._stream
+
+    def is_of(self, connection: object) -> bool:
+        """Say whether it came by this connection."""
+        return self._connection is connection
+
     def serve(self, handler: Callable[[Any, Call], Any]) -> None:
         """Call the method and send what it says."""
         if self._done:
@@ -199,6 +208,15 @@ def _encoded(message: Any, kind: type[Message]) -> bytes:
     return payload
 
 
+class Rested:
+    """A connection that nobody serves for now: its descriptor, and the last stream that its client has begun."""
+
+    __slots__ = ("descriptor", "last")
+
+    def __init__(self, descriptor: int, last: int) -> None:
+        self.descriptor, self.last = descriptor, last
+
+
 class _Serving(Connection):
     """A connection's server side."""
 
@@ -208,6 +226,31 @@ class _Serving(Connection):
         self._last = 0
         self._calls: dict[int, Call] = {}
         self._deadlines: list[tuple[float, int]] = []
+
+    @property
+    def rested(self) -> Rested:
+        """What another process needs to go on with it."""
+        return Rested(self._socket.fileno(), self._last)
+
+    def resume(self, last: int, streams: Sequence[int], method: Method) -> list[Call]:
+        """Go on where another process has stopped; return the calls of a method that wait to be answered."""
+        self._last = last
+        calls = []
+        for stream in streams:
+            call = Call(self, stream, method, Request(), 0)
+            call.defer()
+            self.server.began(0)
+            self._calls[stream] = call
+            calls.append(call)
+        return calls
+
+    def park(self) -> bool:
+        """Say whether the server is to be left alone."""
+        return self.server.parks(self)
+
+    def begin(self) -> None:
+        """Have a thread serve it. Raises RuntimeError where there is none to be had."""
+        Thread(target=self.run, name="ttrpc connection", daemon=True).start()
 
     def respond(self, stream: int, response: Response) -> None:
         """Send the frame that ends a stream. Raises Closed."""
@@ -227,6 +270,7 @@ class _Serving(Connection):
 
     def received(self, frame: Frame) -> None:
         """Act on a frame. What is wrong with it is said on its stream; unknown types are for later versions."""
+        self.server.heard_at = time.monotonic()
         if frame.payload is None:
             self.refuse(frame.stream, Code.RESOURCE_EXHAUSTED, f"message of {frame.length} bytes is too long")
         elif frame.stream % 2 == 0:
@@ -339,9 +383,15 @@ class Server:
         self.pool = Pool(self._limits.threads, self._limits.requests, rested)
         self._changed = Condition(Lock())
         self._connections: set[_Serving] = set()
+        self._parked: set[_Serving] = set()
         self._requests = self._bytes = 0
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._closing = False
+        self._closing = self._accepting = False
+        self._listener: socket | None = None
+        #: When something was heard last, by time.monotonic().
+        self.heard_at = time.monotonic()
+        #: Set while connections are to be left alone.
+        self.parking = False
 
     def __del__(self) -> None:
         os.close(self._bell)  # not before: a thread in `serve` may be looking at it
@@ -356,18 +406,28 @@ class Server:
         self._services[service.name] = (service, implementation)
 
     def serve(self, listener: socket) -> None:
-        """Accept connections until `close`, then close the listener."""
+        """Accept connections until `close`, then close the listener; until `park`, and leave it open."""
+        self._listener = listener
         listener.setblocking(False)
         poll = select.poll()
         poll.register(listener.fileno(), select.POLLIN)
         poll.register(self._bell, select.POLLIN)
+        with self._changed:
+            self._accepting = True
         try:
-            while not self._closing:
+            while self._accepts():
                 poll.poll()
-                if not self._closing:
+                if self._accepts():
                     self._accept(listener)
         finally:
-            listener.close()
+            if not self.parking:
+                listener.close()
+            with self._changed:
+                self._accepting = False
+                self._changed.notify_all()
+
+    def _accepts(self) -> bool:
+        return not self._closing and not self.parking
 
     def _accept(self, listener: socket) -> None:
         try:
@@ -393,18 +453,76 @@ class Server:
         with self._changed:
             self._connections.add(connection)
         try:
-            Thread(target=connection.run, name="ttrpc connection", daemon=True).start()
+            connection.begin()
         except RuntimeError:  # no thread to be had
             connection.close()
             connection.run()
             return False
         return True
 
+    # -- leaving it alone ----------------------------------------------------------------------------------------------
+
+    def park(self, patience: float) -> dict[Connection, Rested] | None:
+        """Have nobody accept or read, so that another process can go on, and return the connections.
+
+        None if frames are under way for longer than `patience`. What methods are doing goes on: see `under_way`.
+        """
+        self.parking = True
+        self._ring()
+        with self._changed:
+            for connection in self._connections:
+                connection.wake()
+            done = self._changed.wait_for(lambda: not self._accepting and self._parked >= self._connections, patience)
+            return {each: each.rested for each in self._connections} if done else None
+
+    @property
+    def under_way(self) -> int:
+        """How many requests have not been answered."""
+        return self._requests
+
+    def unpark(self) -> None:
+        """Go on, in this process, after `park`. Raises RuntimeError where no thread is to be had."""
+        listener = self._listener
+        with self._changed:
+            self._changed.wait_for(lambda: not self._accepting)
+            self.parking = False
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._bell)
+            parked, self._parked = self._parked, set()
+            for connection in parked & self._connections:
+                connection.begin()
+        if listener is not None:
+            Thread(target=self.serve, args=(listener,), name="accept", daemon=True).start()
+
+    def resume(
+        self, connected: socket, last: int, streams: Sequence[int], method: Method, begin: Callable[[list[Call]], None]
+    ) -> None:
+        """Serve a connection that another process has left alone.
+
+        `begin` is called with the calls of `method` that are still to be answered, before anything is read.
+        """
+        connection = _Serving(connected, self)
+        with self._changed:
+            self._connections.add(connection)
+        begin(connection.resume(last, streams, method))
+        connection.begin()
+
+    def parks(self, connection: _Serving) -> bool:
+        """Say whether a connection, which has nothing under way, is to be left alone, and remember that it is."""
+        with self._changed:
+            if self.parking:
+                self._parked.add(connection)
+                self._changed.notify_all()
+            return self.parking
+
+    def _ring(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_write(self._bell, 1)
+
     def close(self, patience: float = 0.0) -> None:
         """Accept no more, wait at most so long for calls to be answered, and close the connections."""
         self._closing = True
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_write(self._bell, 1)
+        self._ring()
         deadline = time.monotonic() + patience
         with self._changed:
             while self._requests and (left := deadline - time.monotonic()) > 0:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import os
+from functools import partial
 
 from pysandbox.caller import Caller, Cold, Start, become
 from pysandbox.cgroup.layout import parse_own, read_layout
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pysandbox.warm.life import Life
+    from pysandbox.warm.second import Second
+
+
+#: Above all numbers: close_range(2), which is how Python closes so many, ends with the last one that is open.
+_BEYOND = 2**31 - 1
 
 
 #: ioprio_set(2), for which the C library has no function: asm/unistd.h.
@@ -49,7 +55,7 @@ class _Asked(Start):
 class Launcher(Caller):
     """The process at the other end of a connection. `own` are the numbers of the descriptors it has itself.
 
-    `life` ends this process with it, where the end of the connection is not enough.
+    `life` ends this process with it, where the end of the connection is not enough. `second` is there for `detach`.
 
     It is asked one thing at a time: whatever is sent takes the answer to `begin` first, if that is still to come.
     """
@@ -59,11 +65,19 @@ class Launcher(Caller):
     _asked: _Asked | None = None  # whose answer is the next to come
     _stay: Callable[[], None] | None = None  # what is left to do when the launcher has ended
 
-    def __init__(self, connection: _socket.socket, pid: int, own: frozenset[int], life: Life | None = None) -> None:
+    def __init__(
+        self,
+        connection: _socket.socket,
+        pid: int,
+        own: frozenset[int],
+        life: Life | None = None,
+        second: Second | None = None,
+    ) -> None:
         self._connection = connection
         self._pid = pid
         self._own = own
         self._life = life
+        self._second = second
 
     @property
     def pid(self) -> int:
@@ -154,22 +168,20 @@ class Launcher(Caller):
         if asked is not None:
             asked.take(self._receive())
 
-    def detach(self, serve: Callable[[], int], *keep: int, stay: Callable[[], None] | None = None) -> bool:
-        """Fork once more: the launcher may end, and the fork with it not."""
-        _enter_cgroups()
-        if os.fork():  # noqa: TID251 (a fork of the server's is as single-threaded as the server)
-            self._stay = stay
-            return True
-        code = 1
+    def detach(self, stay: Callable[[Second], None]) -> bool:
+        """Have the fork that was made beforehand take the caller's place."""
+        if self._second is None:
+            return False
+        files = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in _cgroup_files()]
         try:
-            become(Caller())
-            self._connection.close()
-            close_all_but({0, 1, 2, held_executor(), *keep})
-            os.setsid()
-            gc.enable()
-            code = serve()
+            for file in files:
+                os.write(file, b"0")
+            self._second.place(files)
         finally:
-            os._exit(code)
+            for file in files:
+                os.close(file)
+        self._stay = partial(stay, self._second)
+        return True
 
     def reap(self, pid: int) -> int | None:
         """Have the launcher wait for one of its children, without blocking."""
@@ -243,10 +255,12 @@ def _value(answer: dict[str, Any], key: str, path: str | None) -> Any:
 
 def close_all_but(kept: set[int | None]) -> None:
     """Close every other descriptor, by its number."""
-    for number in map(int, os.listdir("/proc/self/fd")):
-        if number not in kept:
-            with contextlib.suppress(OSError):  # the listing's own
-                os.close(number)
+    first = 0
+    for number in sorted(number for number in kept if number is not None):
+        if first < number:  # an empty range is taken for one without end
+            os.closerange(first, number)
+        first = number + 1
+    os.closerange(first, _BEYOND)
 
 
 def take_priorities(pid: int) -> None:

@@ -28,6 +28,8 @@ OUR_DESCRIPTORS = 512
 SO_PEERPIDFD = 77
 SO_PEERCRED = 17
 SOL_SOCKET = 1
+#: Resource limits there are: asm-generic/resource.h.
+RLIM_NLIMITS = 16
 #: Namespaces that a fork of the server joins where the caller is in others: file in /proc/PID/ns → CLONE_NEW* flag.
 JOINED = {"mnt": 0x00020000, "net": 0x40000000, "uts": 0x04000000, "ipc": 0x08000000, "cgroup": 0x02000000}
 #: Those that a process cannot join for itself, or only at the price of its powers.

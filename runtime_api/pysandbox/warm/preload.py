@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
+    from pysandbox.warm.second import Keep
     from pysandbox.warm.spare import Command
 
 #: Packages of which every module is imported.
@@ -31,6 +32,8 @@ PROGRAMS = {
 }
 #: The same of backends; one that cannot be imported has none.
 BACKEND_PROGRAMS = {"pysandbox-sandbox": ("pysandbox_microvm.sandbox", "command")}
+#: What keeps a shim's descriptors and children: module and function.
+KEEPER = ("pysandbox.shim.keeper", "keep")
 #: But for these: they import what is large and seldom needed.
 LEFT_OUT = frozenset(
     {
@@ -73,6 +76,13 @@ def commands() -> dict[str, Command]:
         with contextlib.suppress(Exception):  # as above
             found[name] = getattr(import_module(module), function)
     return found
+
+
+def keeper() -> Keep:
+    """Return what a fork runs that stays when a command has ended."""
+    module, function = KEEPER
+    keep: Keep = getattr(import_module(module), function)
+    return keep
 
 
 def _wanted(package: ModuleType) -> Iterator[str]:

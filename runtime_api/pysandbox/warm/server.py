@@ -23,7 +23,8 @@ from pysandbox.warm import peer, place, proof
 from pysandbox.warm.launcher import Launcher
 from pysandbox.warm.memory import Pages, one_heap
 from pysandbox.warm.peer import OUR_DESCRIPTORS
-from pysandbox.warm.preload import Files, commands, preload
+from pysandbox.warm.preload import Files, commands, keeper, preload
+from pysandbox.warm.second import Second
 from pysandbox.warm.spare import Spare, move
 from pysandbox.warm.title import Title
 
@@ -96,7 +97,7 @@ class Server:
         peer.check(self._own, self._own)
         self._power = proof.make()
         preload()
-        self._commands = commands()
+        self._commands, self._keep = commands(), keeper()
         executor.hold_executor(OUR_DESCRIPTORS)
         self._files = Files(OUR_DESCRIPTORS, executor.executor_path(), self._program)
         self._events, self._tell = _pipe()
@@ -171,17 +172,16 @@ class Server:
             return
         code = 1
         try:
-            code = self._become_spare().serve(connection)
+            _forget_signals()
+            second = Second(self._keep, self._title)  # first of all: what is written to from now on is not its
+            code = self._become_spare().serve(connection, second)
+            second.dismiss()
         finally:
             os._exit(code)
 
     def _become_spare(self) -> Spare:
         """Undo what only the server needs: handlers, and descriptors that would keep something of it alive."""
-        # By the C half: `signal` makes enumeration members of what it returns, and whatever is looked at is written to.
-        _signal.set_wakeup_fd(-1)
-        for number in (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP):
-            _signal.signal(number, _signal.SIG_DFL)
-        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+        _forget_signals()
         self._control.close()
         self._shims.close()
         ours = (self._directory, self._hold, self._lock_file, self._events, self._wakeup, self._wake, proof.NUMBER)
@@ -304,6 +304,15 @@ class Server:
             "serving": sorted(self._busy),
             "fork_ms": round(self._fork_time, 3),
         }
+
+
+def _forget_signals() -> None:
+    """Undo, in a fork, what the server has done to signals."""
+    # By the C half: `signal` makes enumeration members of what it returns, and whatever is looked at is written to.
+    _signal.set_wakeup_fd(-1)
+    for number in (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP):
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
 def leave_caller() -> None:

@@ -23,13 +23,14 @@ from pysandbox.caller import Cold
 from pysandbox.warm import peer, proof, wire
 from pysandbox.warm.launcher import Launcher
 from pysandbox.warm.life import Life
-from pysandbox.warm.peer import OUR_DESCRIPTORS, Peer, Refused, Stale, Standing
+from pysandbox.warm.peer import OUR_DESCRIPTORS, RLIM_NLIMITS, Peer, Refused, Stale, Standing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pysandbox.warm.second import Second
     from pysandbox.warm.title import Title
 
     #: A command: its words and the descriptors from 3 on that it was started with; returns the exit code.
@@ -41,8 +42,10 @@ REQUEST_LIMIT = 1.0
 _PIDFD_GETFD = 438
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_uint)
-#: asm-generic/resource.h.
-_RLIM_NLIMITS = 16
+
+
+#: How programs are called that `detach`.
+SHIMS = "containerd-shim-"
 
 
 class Request:
@@ -123,7 +126,7 @@ def take_place(request: Request, their: Standing, own: Standing, who: Peer, proc
 
 
 def _take_limits(pid: int) -> None:
-    for limit in range(_RLIM_NLIMITS):
+    for limit in range(RLIM_NLIMITS):
         try:
             resource.setrlimit(limit, resource.prlimit(pid, limit))
         except (ValueError, PermissionError) as error:  # a higher one than that of whoever started the server
@@ -193,8 +196,8 @@ class Spare:
         connection = self._accept()
         return 0 if connection is None else self.serve(connection)
 
-    def serve(self, connection: _socket.socket) -> int:
-        """Serve who has connected; return this process's exit code."""
+    def serve(self, connection: _socket.socket, second: Second | None = None) -> int:
+        """Serve who has connected; return this process's exit code. `second` is for a command that detaches."""
         try:
             who = Peer(connection)
             their = who.standing(self._proc)
@@ -206,6 +209,9 @@ class Spare:
             os.close(request.proof)
             who.confirm(their, self._proc)
             command = self._command(request)
+            if second is not None and not request.program.startswith(SHIMS):
+                second.dismiss()
+                second = None
             take_place(request, their, self._own, who, self._proc)
         except (Refused, OSError, ValueError, OverflowError) as error:
             self._tell("stale" if isinstance(error, Stale) else "refused", str(error))
@@ -221,7 +227,7 @@ class Spare:
         self._leave_server()
         self.served = True
         self._title.set([request.program, *request.args])
-        return _serve(Launcher(connection, who.pid, request.descriptors, life), request, command)
+        return _serve(Launcher(connection, who.pid, request.descriptors, life, second), request, command)
 
     def _accept(self) -> _socket.socket | None:
         """Wait for a caller; None when the server has gone, or wants us to."""

@@ -28,6 +28,10 @@ class Closed(Exception):
     """The other side has closed the connection, or said what is no frame."""
 
 
+class Truncated(Closed):
+    """Descriptors of a frame were lost, for want of room for them; the next frame can be received."""
+
+
 def send(connection: _socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
     """Send a frame. Raises Closed when nobody is there any more."""
     body = json.dumps(message, separators=(",", ":")).encode()
@@ -47,7 +51,7 @@ def send(connection: _socket.socket, message: dict[str, Any], descriptors: Seque
 def receive(connection: _socket.socket, seconds: float | None = None) -> tuple[dict[str, Any], list[int]]:
     """Receive a frame: the object, and its descriptors, which are CLOEXEC and the caller's to close.
 
-    Raises Closed, also when it has not come in whole after so many seconds.
+    Raises Closed, also when it has not come in whole after so many seconds, and Truncated.
     """
     end = None if seconds is None else time.monotonic() + seconds
     if seconds is not None:
@@ -58,9 +62,12 @@ def receive(connection: _socket.socket, seconds: float | None = None) -> tuple[d
         descriptors = _descriptors(control)
         try:
             length = int.from_bytes(header + _exactly(connection, _HEADER - len(header), end), "little")
-            if length > FRAME_LIMIT or flags & _socket.MSG_CTRUNC:
+            if length > FRAME_LIMIT:
                 raise Closed("no frame")
-            message = json.loads(_exactly(connection, length, end))
+            body = _exactly(connection, length, end)
+            if flags & _socket.MSG_CTRUNC:
+                raise Truncated("descriptors are lost")
+            message = json.loads(body)
             if not isinstance(message, dict):
                 raise Closed("no frame")
         except BaseException:

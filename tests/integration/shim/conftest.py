@@ -20,6 +20,7 @@ import pytest
 from daemon import image
 from daemon.api import compile_protos
 from daemon.containerd import Containerd
+from daemon.process import parent_of
 from daemon.release import SUITES, Release, Unavailable, installed, of_suite
 from precondition import requires
 
@@ -42,6 +43,24 @@ def eventually(condition: Callable[[], Any], limit: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.01)
+
+
+def relatives(keeper: int) -> list[int]:
+    """Return the processes that serve for a shim: its children that are shims, or its parent if that is one.
+
+    It is known by its name, which each fork of the server takes from its launcher.
+    """
+    children = [task / "children" for task in Path(f"/proc/{keeper}/task").iterdir()]
+    pids = [int(pid) for file in children for pid in file.read_text().split()]
+    return [pid for pid in (parent_of(keeper)[0], *pids) if _is_shim(pid)]
+
+
+def _is_shim(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return "(containerd-shim" in state and state.rpartition(")")[2].split()[0] != "Z"
 
 
 class EventSink:
@@ -126,6 +145,15 @@ class Shim:
         spec = {"args": list(args), "cwd": "/", "env": ["PATH=/bin"]}
         value = AnyMessage(type_url=PROCESS, value=json.dumps(spec).encode())
         self.call("Exec", messages.ExecProcessRequest(id=self.id, exec_id=exec_id, spec=value, **streams))
+
+    def serving(self) -> int:
+        """Have it woken, and return the process that serves: the shim itself, or a relative of the keeper that it is."""
+        self.call("Connect", messages.ConnectRequest(id=self.id))
+        return next(iter(relatives(self.pid)), self.pid)
+
+    def rest(self) -> None:
+        """Wait until only the keeper is left."""
+        eventually(lambda: not relatives(self.pid))
 
     def alive(self) -> bool:
         try:

@@ -41,10 +41,12 @@ class Footprint:
 
 
 def footprint(shim: Shim) -> Footprint:
-    process = Path(f"/proc/{shim.pid}")
-    lines = (process / "smaps_rollup").read_text().splitlines()
+    """Return what keeper and serving process have together; the shim, where it is one process."""
+    processes = [Path(f"/proc/{pid}") for pid in {shim.pid, shim.serving()}]
+    lines = [line for each in processes for line in (each / "smaps_rollup").read_text().splitlines()]
     private = sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
-    return Footprint(len(os.listdir(process / "fd")), len(os.listdir(process / "task")), private)
+    descriptors, threads = (sum(len(os.listdir(each / name)) for each in processes) for name in ("fd", "task"))
+    return Footprint(descriptors, threads, private)
 
 
 def assert_flat(shim: Shim, before: Footprint, mebibytes: int) -> None:

@@ -106,6 +106,6 @@ def test_nothing_is_left_open(shim: Shim, listen: Callable[[str], Client]) -> No
         shim.wait(f"e{number}")
         shim.delete(f"e{number}")
         client.read(5)
-        before = before or len(os.listdir(f"/proc/{shim.pid}/fd"))  # the first opens the connection for events
+        before = before or len(os.listdir(f"/proc/{shim.serving()}/fd"))  # the first opens the connection for events
 
-    eventually(lambda: len(os.listdir(f"/proc/{shim.pid}/fd")) <= before)
+    eventually(lambda: len(os.listdir(f"/proc/{shim.serving()}/fd")) <= before)

@@ -55,7 +55,7 @@ def _uri(logger: Path, query: str = "") -> str:
 def test_a_program_takes_the_output(make_shim: Make, make_bundle: Any, logger: Path) -> None:
     shim = make_shim(make_bundle(["sh", "-c", "yes | head -c 500000; echo err >&2"]))
     where = _uri(logger, "?tag=web&empty=")
-    descriptors = len(os.listdir(f"/proc/{shim.pid}/fd"))
+    descriptors = len(os.listdir(f"/proc/{shim.serving()}/fd"))
     shim.create(stdout=where, stderr=where)
     shim.start()
     assert shim.wait() == 0
@@ -70,7 +70,7 @@ def test_a_program_takes_the_output(make_shim: Make, make_bundle: Any, logger: P
         f"CONTAINER_ID={shim.id}",
         f"CONTAINER_NAMESPACE={shim.namespace}",
     ]
-    eventually(lambda: len(os.listdir(f"/proc/{shim.pid}/fd")) <= descriptors + 2)  # the connection for events
+    eventually(lambda: len(os.listdir(f"/proc/{shim.serving()}/fd")) <= descriptors + 2)  # the connection for events
 
 
 def test_a_program_takes_a_terminals_output(make_shim: Make, make_bundle: Any, logger: Path) -> None:
@@ -149,7 +149,7 @@ def _ended(shim: Shim) -> bool:
 def test_a_client_that_opens_after_the_end_gets_all_of_it(make_shim: Make, make_bundle: Any, terminal: bool) -> None:
     """As containerd's do on a busy machine. Opening waits for somebody who writes: it must not be for ever."""
     shim = make_shim(make_bundle(["echo", "hello"], terminal=terminal))
-    descriptors = len(os.listdir(f"/proc/{shim.pid}/fd"))
+    descriptors = len(os.listdir(f"/proc/{shim.serving()}/fd"))
     out, err = shim.fifo("out"), "" if terminal else shim.fifo("err")
     shim.create(stdout=out, stderr=err, terminal=terminal)
     shim.start()
@@ -159,7 +159,7 @@ def test_a_client_that_opens_after_the_end_gets_all_of_it(make_shim: Make, make_
     if err:
         assert _read(err) == b""
     shim.delete()
-    eventually(lambda: len(os.listdir(f"/proc/{shim.pid}/fd")) <= descriptors + 2)  # the connection for events
+    eventually(lambda: len(os.listdir(f"/proc/{shim.serving()}/fd")) <= descriptors + 2)  # the connection for events
 
 
 def test_an_exit_is_told_when_a_late_client_has_opened_its_end(make_shim: Make, make_bundle: Any) -> None:
@@ -186,7 +186,7 @@ def test_a_client_that_never_comes_delays_nothing_for_long(make_shim: Make, make
 
     shim.delete()
 
-    eventually(lambda: not any(link == out for link in _links(shim.pid)), 2)
+    eventually(lambda: not any(link == out for link in _links(shim.serving())), 2)
 
 
 def _links(pid: int) -> list[str]:

@@ -170,11 +170,11 @@ def test_what_is_wrong_gets_the_right_code(make_shim: Make, make_bundle: Any) ->
 def test_a_container_that_cannot_be_made_leaves_nothing(make_shim: Make, make_bundle: Any) -> None:
     shim = make_shim(make_bundle(["nosuchprogram"]))
     stdout = shim.fifo("stdout")
-    before = set(os.listdir(f"/proc/{shim.pid}/fd"))
+    before = set(os.listdir(f"/proc/{shim.serving()}/fd"))
 
     with pytest.raises(RpcError, match="nosuchprogram"):
         shim.create(stdout=stdout)
-    assert set(os.listdir(f"/proc/{shim.pid}/fd")) == before
+    assert set(os.listdir(f"/proc/{shim.serving()}/fd")) == before
     assert shim.sink.events == []
     assert os.listdir(f"/run/pysandbox-containerd/{shim.namespace}") == []
 
@@ -195,14 +195,14 @@ def test_waiting_outlives_the_client_and_blocks_nobody(make_shim: Make, make_bun
     shim = make_shim(make_bundle(["sleep", "100"]))
     shim.create()
     shim.start()
-    threads = len(os.listdir(f"/proc/{shim.pid}/task"))
+    threads = len(os.listdir(f"/proc/{shim.serving()}/task"))
     waits = [shim.client.begin(messages.Task, "Wait", messages.WaitRequest(id=shim.id)) for _ in range(300)]
     other = Client.connect(shim.started.stdout.decode().removeprefix("unix://"))
     other.begin(messages.Task, "Wait", messages.WaitRequest(id=shim.id))
     other.close()
 
     assert shim.state().status == Status.RUNNING
-    assert len(os.listdir(f"/proc/{shim.pid}/task")) <= threads + 66
+    assert len(os.listdir(f"/proc/{shim.serving()}/task")) <= threads + 66
     shim.kill(signal.SIGKILL)
     assert {wait.result().exit_status for wait in waits} == {137}
     shim.delete()
@@ -309,7 +309,7 @@ def test_many_execs_at_a_time(make_shim: Make, make_bundle: Any) -> None:
     shim = make_shim(make_bundle(["sleep", "100"]))
     shim.create()
     shim.start()
-    before = len(os.listdir(f"/proc/{shim.pid}/fd"))
+    before = len(os.listdir(f"/proc/{shim.serving()}/fd"))
     for number in range(40):
         shim.exec(f"e{number}", "sh", "-c", f"exit {number}")
     starts = [
@@ -325,27 +325,28 @@ def test_many_execs_at_a_time(make_shim: Make, make_bundle: Any) -> None:
     assert [wait.result().exit_status for wait in waits] == list(range(40))
     for number in range(40):
         shim.delete(f"e{number}")
-    eventually(lambda: len(os.listdir(f"/proc/{shim.pid}/fd")) <= before)
+    eventually(lambda: len(os.listdir(f"/proc/{shim.serving()}/fd")) <= before)
     shim.kill()
     shim.wait()
     shim.delete()
 
 
-def test_a_process_that_cannot_be_followed_is_ended(make_shim: Make, make_bundle: Any) -> None:
+@pytest.mark.parametrize("who", ["serving", "keeper"])
+def test_a_process_that_cannot_be_followed_is_ended(make_shim: Make, make_bundle: Any, who: str) -> None:
     shim = make_shim(make_bundle(["sleep", "100"]))
     shim.create()
     shim.start()
     shim.exec("one", "sleep", "100")
-    held = len(os.listdir(f"/proc/{shim.pid}/fd"))
-    refused = 0
+    limited = shim.serving() if who == "serving" else shim.pid
+    held, refused = len(os.listdir(f"/proc/{limited}/fd")), 0
     for spare in range(1, 40):  # somewhere on its way it finds no descriptor
-        resource.prlimit(shim.pid, resource.RLIMIT_NOFILE, (held + spare, 4096))
+        resource.prlimit(limited, resource.RLIMIT_NOFILE, (held + spare, 4096))
         try:
             shim.start("one")
             break
         except RpcError:
             refused += 1
-    resource.prlimit(shim.pid, resource.RLIMIT_NOFILE, (1024, 4096))
+    resource.prlimit(limited, resource.RLIMIT_NOFILE, (1024, 4096))
 
     assert refused > 3
     shim.kill()
@@ -500,14 +501,14 @@ def test_running_out_of_memory_is_told_of_and_costs_no_thread(make_shim: Make, m
     shim.create()
     shim.delete()
     eventually(lambda: "delete" in shim.sink.topics())  # so it is connected
-    descriptors = len(os.listdir(f"/proc/{shim.pid}/fd"))
+    descriptors = len(os.listdir(f"/proc/{shim.serving()}/fd"))
     shim.create(stdin=stdin)
     shim.start()
-    threads = len(os.listdir(f"/proc/{shim.pid}/task"))
+    threads = len(os.listdir(f"/proc/{shim.serving()}/task"))
     for number in range(5):
         shim.id, shim.bundle = f"other{number}", make_bundle(["sleep", "100"], limited)
         shim.create()
-    assert len(os.listdir(f"/proc/{shim.pid}/task")) <= threads
+    assert len(os.listdir(f"/proc/{shim.serving()}/task")) <= threads
     shim.id, shim.bundle = first, bundle
     Path(stdin).write_bytes(b"go\n")
 
@@ -518,14 +519,14 @@ def test_running_out_of_memory_is_told_of_and_costs_no_thread(make_shim: Make, m
     for name in (first, *(f"other{number}" for number in range(5))):
         shim.id = name
         shim.delete()
-    eventually(lambda: len(os.listdir(f"/proc/{shim.pid}/fd")) <= descriptors)
+    eventually(lambda: len(os.listdir(f"/proc/{shim.serving()}/fd")) <= descriptors)
     shim.id = first
 
 
-def _processor_time(pid: int) -> int:
-    """Return clock ticks, user's and system's."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+def _processor_time(shim: Shim) -> int:
+    """Return clock ticks, user's and system's, of all that the shim is."""
+    stats = [Path(f"/proc/{pid}/stat").read_text() for pid in {shim.pid, shim.serving()}]
+    return sum(int(ticks) for stat in stats for ticks in stat.rpartition(")")[2].split()[11:13])
 
 
 def test_a_terminals_slow_reader_gets_all_and_costs_no_processor_time(make_shim: Make, make_bundle: Any) -> None:
@@ -537,16 +538,16 @@ def test_a_terminals_slow_reader_gets_all_and_costs_no_processor_time(make_shim:
     time.sleep(0.5)  # the FIFO is full, and so is the terminal
     assert shim.state().status == Status.RUNNING
     Path(stdin).write_bytes(b"nobody reads this\n")
-    before = _processor_time(shim.pid)
+    before = _processor_time(shim)
     time.sleep(1)
-    assert _processor_time(shim.pid) - before < 20
+    assert _processor_time(shim) - before < 20
     text = b""
     while len(text) < 130000 - 70000:
         text += _read_soon(client)
     assert shim.wait() == 0  # the rest fits into the FIFO and the terminal
-    before = _processor_time(shim.pid)
+    before = _processor_time(shim)
     time.sleep(0.5)
-    assert _processor_time(shim.pid) - before < 10
+    assert _processor_time(shim) - before < 10
     deletion = shim.client.begin(messages.Task, "Delete", messages.DeleteRequest(id=shim.id))
     while piece := _read_soon(client):
         text += piece

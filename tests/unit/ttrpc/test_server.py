@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from unit.ttrpc.peer import ECHO, Echo, until
+from unit.ttrpc.peer import ECHO, Echo, Peer, until
 
 from pysandbox.ttrpc.client import Client
 from pysandbox.ttrpc.errors import Code, RpcError
@@ -322,3 +322,50 @@ def test_a_server_and_its_clients_leave_no_descriptor(echo: Echo) -> None:
         once()
 
     until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+# -- leaving it alone --------------------------------------------------------------------------------------------------
+
+
+def test_another_server_goes_on_with_a_connection_and_with_who_waits_on_it(
+    server: Server, client: Client, echo: Echo
+) -> None:
+    """As a shim that rests and is woken, where the other server is in another process."""
+    waits = client.begin(ECHO, "Wait", Empty())
+    until(lambda: len(echo.waiting) == 1)
+    parked = server.park(5)
+    assert parked is not None
+    ((connection, rested),) = parked.items()
+    (waiting,) = echo.waiting
+    assert waiting.is_of(connection)
+    asked = client.begin(ECHO, "Echo", AnyMessage(type_url="a"))
+    other, taken = Server(), []
+    other.register(ECHO, Echo())
+
+    descriptor = os.dup(rested.descriptor)
+    other.resume(socket.socket(fileno=descriptor), rested.last, [waiting.stream], ECHO.methods["Wait"], taken.extend)
+
+    assert asked.result() == AnyMessage(type_url="a")
+    taken[0].answer(Timestamp(seconds=7))
+    assert waits.result() == Timestamp(seconds=7)
+    assert client.call(ECHO, "Echo", AnyMessage(type_url="b"), timeout=5) == AnyMessage(type_url="b")
+    assert other.under_way == 0
+    other.close()
+    server.unpark()
+
+
+def test_a_server_that_was_parked_can_go_on_itself(server: Server, client: Client) -> None:
+    assert server.park(5) is not None
+    asked = client.begin(ECHO, "Echo", AnyMessage(type_url="a"))
+
+    server.unpark()
+
+    assert asked.result() == AnyMessage(type_url="a")
+
+
+def test_a_server_does_not_park_in_the_middle_of_a_frame(server: Server, peer: Peer) -> None:
+    peer.socket.send(bytes(5))
+    until(lambda: any(each._reader.partial for each in server._connections))
+
+    assert server.park(0.1) is None
+    server.unpark()
