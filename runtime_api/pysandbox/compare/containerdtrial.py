@@ -153,13 +153,16 @@ class Api:
     def _started(self, pid: int, before: Collection[processes.Process]) -> set[processes.Process]:
         """Return the shim of a task's init, which is its parent, all below it, and all in the task's cgroup.
 
+        Of our own shim that is the keeper, and who serves for it is at first its parent (`pysandbox.shim.keeper`).
+
         Raises Failed for an older one: the API tells no shim's pid; that it and init are new is the proof that the pids
         are of our namespace, and that this is neither containerd nor a shim that has other tasks.
         """
         shim = processes.parent(pid)
         if shim is None or shim in before:
             raise Failed(f"process {pid} of the task is no child of a shim that was started for it")
-        return processes.descendants(shim[0]) | {shim} | processes.beside(pid)
+        serving = {processes.parent(shim[0])} - {None, *before}
+        return processes.descendants(shim[0]) | {shim, *filter(None, serving)} | processes.beside(pid)
 
     def close(self) -> None:
         """End and remove what was made, as far as that can be."""
