@@ -69,7 +69,7 @@ _API_MEMORY = Scenario(
     "api: memory",
     "containerd",
     "MiB",
-    "PSS of the shim of a task that waits and of all that the shim started, but the workload's own",
+    "PSS of the shim of a task that has waited for 3 s and of all that the shim started, but the workload's own",
 )
 FOREGROUND, DETACHED = "memory, run waits", "memory, detached"
 SHARED = "memory, warm server once"

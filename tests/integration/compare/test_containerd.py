@@ -62,7 +62,15 @@ def test_a_life_and_an_exec_are_measured_and_nothing_is_left_in_containerd(
     bundle = make_bundle(["true"], lambda spec: spec["process"].pop("terminal", None))
 
     done = bench(
-        launcher, "--backend", "runc", "--containerd", containerd.address, "--json", tmp_path / "o.json", bundle
+        launcher,
+        "--quick",
+        "--backend",
+        "runc",
+        "--containerd",
+        containerd.address,
+        "--json",
+        tmp_path / "o.json",
+        bundle,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -128,11 +136,13 @@ def test_a_machine_goes_through_it_with_the_settings_of_the_command(
     assert medians["api: memory"] > 10  # QEMU and virtiofsd are the shim's, not the warm server's
 
 
-def test_no_containerd_is_said_in_one_line(launcher: Path, make_bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["{}", "unix://{}", "relative"])
+def test_no_containerd_is_said_in_one_line(launcher: Path, make_bundle, tmp_path: Path, form: str) -> None:
     requires("root")
     pytest.importorskip("grpc", reason="grpcio is not installed: pip install 'pysandbox[containerd]'")
 
-    done = bench(launcher, "--containerd", tmp_path / "none.sock", make_bundle(["true"]))
+    address = os.path.relpath(tmp_path / "none.sock") if form == "relative" else form.format(tmp_path / "none.sock")
+    done = bench(launcher, "--containerd", address, make_bundle(["true"]))
 
     assert done.returncode == 1
     assert f"containerd at {tmp_path}/none.sock: Version: " in done.stderr
