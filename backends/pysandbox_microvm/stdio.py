@@ -2,7 +2,8 @@
 
 Each direction has a thread of its own, so that one that is held up holds up no other: a reader that takes its time is
 waited for (the agent gets no more credit, the process in the guest waits as at any full pipe), one that has gone is
-EPIPE for the process. What a process wrote before it ended is delivered before its end is told.
+EPIPE for the process. Both outputs into one file have one thread, which keeps the order in which the agent read them.
+What a process wrote before it ended is delivered before its end is told.
 
 Descriptors stay in the mode the caller gave them: the open file is the caller's too, and O_NONBLOCK would be for both.
 """
@@ -62,14 +63,21 @@ class Pump:
         self._wrong = wrong
         self._input, *outputs = streams
         self._outputs = dict(zip((1,) if terminal else (1, 2), outputs, strict=False))
-        self._queues: dict[int, SimpleQueue[Output | None]] = {number: SimpleQueue() for number in self._outputs}
+        files = [os.fstat(descriptor) for descriptor in self._outputs.values()]
+        # Two streams into one file have one queue: what was written first is to arrive first.
+        queues: dict[tuple[int, int], SimpleQueue[Output | None]] = {
+            (file.st_dev, file.st_ino): SimpleQueue() for file in files
+        }
+        self._queues = {
+            number: queues[file.st_dev, file.st_ino] for number, file in zip(self._outputs, files, strict=True)
+        }
         self._changed = Condition()
         self._left = set(self._outputs)  # streams that may still bring something from before the end
         self._progress = time.monotonic()
         self._stop_reader, self._stop_writer = os.pipe2(os.O_CLOEXEC)
         self._descriptors = {*streams} - {-1}
         self._threads = [Thread(target=self._receive, daemon=True)]
-        self._threads += [Thread(target=self._write, args=(number,), daemon=True) for number in self._outputs]
+        self._threads += [Thread(target=self._write, args=(queue,), daemon=True) for queue in queues.values()]
         if self._input >= 0:
             self._threads.append(Thread(target=self._read, daemon=True))
 
@@ -92,19 +100,21 @@ class Pump:
         for queue in self._queues.values():
             queue.put(None)
 
-    def _write(self, number: int) -> None:
-        descriptor, queue, wanted = self._outputs[number], self._queues[number], True
-        while (output := queue.get()) is not None:
+    def _write(self, queue: SimpleQueue[Output | None]) -> None:
+        """Write what comes by one queue, of one stream or of both."""
+        numbers = {number for number, each in self._queues.items() if each is queue}
+        going, wanted = set(numbers), True
+        while going and (output := queue.get()) is not None:
             if output.data and wanted:
-                wanted = self._write_all(descriptor, output.data)
-                if not wanted:
+                wanted = self._write_all(self._outputs[output.stream], output.data)
+                for number in numbers if not wanted else ():
                     self._stream.refuse(number)
             self._stream.give_back(output)
             if output.drained or output.end:
-                self._settle(number)
+                self._settle({output.stream})
             if output.end:
-                break
-        self._settle(number)
+                going.discard(output.stream)
+        self._settle(numbers)
 
     def _write_all(self, descriptor: int, data: bytes) -> bool:
         rest = memoryview(data)
@@ -118,9 +128,9 @@ class Pump:
             self._progress = time.monotonic()
         return True
 
-    def _settle(self, number: int) -> None:
+    def _settle(self, numbers: set[int]) -> None:
         with self._changed:
-            self._left.discard(number)
+            self._left -= numbers
             self._changed.notify_all()
 
     # -- to the guest --------------------------------------------------------------------------------------------------
