@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import open_descriptors
 from precondition import requires
 from runtime import children, end_children, eventually
 
@@ -331,13 +332,13 @@ def test_an_executor_without_a_plan_ends_with_its_caller_and_without_a_word(tmp_
 
 
 def test_an_abort_before_the_plan_leaves_nothing() -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for delay in (0, 0.0005, 0.002, 0.008):
         launch = executor.start(Stdio())
         time.sleep(delay)
         launch.abort()
         assert not os.path.exists(f"/proc/{launch.outer_pid}")
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_more_slots_than_an_executor_takes_are_refused_before_they_are_sent(null: int) -> None:
@@ -354,7 +355,7 @@ def test_as_many_slots_as_an_executor_takes_arrive(null: int) -> None:
 
 
 def test_an_executor_that_cannot_be_started_is_told_at_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
 
     def fail(*_: object, **__: object) -> int:
         raise BlockingIOError("no process left")
@@ -364,7 +365,7 @@ def test_an_executor_that_cannot_be_started_is_told_at_the_plan(monkeypatch: pyt
     with pytest.raises(BlockingIOError):
         launch.give(b"{}", {})
     launch.abort()
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def first_datagram(datagram: bytes, descriptors: Sequence[int], output: Path) -> tuple[int, bytes]:
@@ -1363,10 +1364,10 @@ def test_the_program_has_stdio_and_what_is_preserved_and_nothing_else(rootfs: Pa
 
 
 def test_spawning_leaves_no_descriptor_behind(rootfs: Path, tmp_path: Path) -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for _ in range(3):
         run(container(rootfs, [], "true"), tmp_path / "out")
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 @pytest.mark.parametrize(
@@ -1494,11 +1495,11 @@ def test_a_message_nobody_sent_is_refused() -> None:
     sleeper = subprocess.Popen(["sleep", "1000"])
     launch = Launch(Start(sleeper.pid), ours)  # type: ignore[arg-type]
     read, write = os.pipe()
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     theirs.sendmsg([b'{"surprise":1}'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [read]))])
     with pytest.raises(ExecutorError, match="not understood"):
         launch.next()
-    assert set(os.listdir("/proc/self/fd")) <= before
+    assert open_descriptors() <= before
     for descriptor in (read, write):
         os.close(descriptor)
     theirs.close()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
+from descriptors import open_descriptors
 from networks import Namespace, join, namespaces
 from precondition import requires
 
@@ -24,10 +24,10 @@ def _host() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_descriptor_left() -> Iterator[None]:
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     yield
     # Fixtures that this one's test used are torn down before it.
-    assert set(os.listdir("/proc/self/fd")) <= before
+    assert open_descriptors() <= before
 
 
 @pytest.fixture

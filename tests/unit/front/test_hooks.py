@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import open_descriptors
 
 from pysandbox.linux import close_inherited_on_exec
 from pysandbox.oci.hooks import OUTPUT_LIMIT, HookFailed, run_hooks
@@ -137,11 +138,11 @@ def test_endless_output_is_read_and_cut() -> None:
 
 
 def test_nothing_is_left_open() -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
 
     run(shell("true"))
     for bad in (shell("exit 1"), {"path": "/no/such"}, shell("sleep 100", timeout=1)):
         with pytest.raises(HookFailed):
             run(bad)
 
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import open_descriptors
 
 from pysandbox.errors import FailedPrecondition, InvalidArgument, NotFound
 from pysandbox_microvm import block
@@ -114,10 +115,10 @@ def test_an_image_that_is_not_there_is_named() -> None:
 
 def test_a_refused_image_leaves_no_descriptor(tmp_path: Path) -> None:
     (tmp_path / "odd").write_bytes(bytes(1000))
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     with pytest.raises(InvalidArgument):
         block.open_volume(volume(tmp_path / "odd"))
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 def test_a_name_that_no_serial_number_holds_is_refused() -> None:

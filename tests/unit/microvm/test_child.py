@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from descriptors import open_descriptors
 
 from pysandbox_microvm.child import Child, launch
 
@@ -42,11 +43,11 @@ class Shell:
 
 @pytest.fixture
 def shell() -> Iterator[Shell]:
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     made = Shell()
     yield made
     made.close()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_what_it_says_is_kept_apart_and_is_whole_when_it_has_ended(shell):
@@ -130,10 +131,10 @@ def test_it_makes_no_difference_if_another_has_reaped_it(shell):
 
 
 def test_a_program_that_is_not_there_is_an_error_and_leaves_nothing():
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     with pytest.raises(FileNotFoundError):
         launch(None, ["no-such-program"], {5: 0})
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_a_flood_on_one_voice_does_not_drown_the_other(shell):

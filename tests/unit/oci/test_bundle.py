@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import open_descriptors
 from precondition import requires
 
 from pysandbox.errors import InvalidArgument
@@ -187,12 +188,12 @@ def test_a_user_namespace_of_a_process_that_is_gone(tmp_path: Path) -> None:
 def test_no_descriptor_is_left(tmp_path: Path) -> None:
     _make(tmp_path / "good")
     _make(tmp_path / "bad", root=1)
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
 
     load_bundle(str(tmp_path / "good"))
     _refusal(tmp_path / "bad")
 
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
 
 
 def test_a_process_file_is_read_and_completed(tmp_path: Path) -> None:

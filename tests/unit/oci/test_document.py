@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from descriptors import open_descriptors
 
 from pysandbox.errors import InvalidArgument
 from pysandbox.oci.document import DEPTH_LIMIT, SIZE_LIMIT, open_document, open_stream, read_json, read_object
@@ -169,12 +170,12 @@ def test_a_fifo_is_refused_and_never_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/dev/zero", "/dev/null"])
 def test_a_directory_and_a_device_are_refused(path: str) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
 
     with pytest.raises(InvalidArgument, match=r"^config.json: not a regular file$"):
         open_document(path, "config.json")
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
 def test_a_pipe_of_the_shell_is_read_as_a_stream() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from descriptors import open_descriptors
 from runtime import eventually
 
 from pysandbox.errors import DeadlineExceeded
@@ -123,11 +124,11 @@ def test_a_program_that_cannot_be_started_is_the_kernels_to_tell(tmp_path: Path)
 
 
 def test_nothing_stays_open(script: Script) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
 
     ask(script("exit 0"), "runtime", 10, b"given")
     for text in ("exit 1", "sleep 100"):
         with pytest.raises((RuntimeFailed, DeadlineExceeded)):
             ask(script(text), "runtime", 0.2)
 
-    assert os.listdir("/proc/self/fd") == before
+    assert open_descriptors() == before
