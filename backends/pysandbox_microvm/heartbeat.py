@@ -3,7 +3,8 @@
 A machine that is kept from running is not silent: one that waits for a processor, for its memory to be read back, or
 that somebody has stopped. The kernel counts how long each thread has waited for a processor
 (`/proc/PID/task/TID/schedstat`, Documentation/scheduler/sched-stats.rst) and tells what it does now (proc(5), `stat`).
-So on an idle host a dead agent is noticed within the limit, and on a busy one a living agent is not taken for dead.
+So on an idle host a dead agent is noticed within the limit, and on a busy one it has as much more time as its machine
+was kept waiting: a living agent is not taken for dead.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 LONGEST = 30.0
 #: Of the limit: what is left of it is between two questions.
 _ANSWER = 0.6
-#: The share of an answer's time in which a machine was kept from running that makes its silence mean nothing.
-_KEPT = 0.1
+#: The share of an answer's time that a machine must have been able to run, in one question or in several, for its
+#: silence to mean something.
+_ENOUGH = 0.9
 _NANOSECONDS = 1e9
 
 
@@ -46,13 +48,16 @@ class Heartbeat:
     def ask(self) -> None:
         """Return when it has answered. Raises DeadlineExceeded where it is silent; what `check` raises besides."""
         deadline = time.monotonic() + self._longest
+        silent = 0.0
         while True:
-            waited = self._waited()
+            began, waited = time.monotonic(), self._waited()
             try:
                 self._agent.check(self._answer)
             except DeadlineExceeded:
-                kept = self._waited() - waited > self._answer * _KEPT or any(map(_stands_still, self._pids))
-                if not kept or time.monotonic() >= deadline:
+                now = time.monotonic()
+                if not any(map(_stands_still, self._pids)):
+                    silent += max(0.0, now - began - (self._waited() - waited))
+                if silent >= self._answer * _ENOUGH or now >= deadline:
                     raise
             else:
                 return

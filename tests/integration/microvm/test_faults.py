@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("leaks")
 
 #: Seconds from the fault to the end of `run`, with some for a host that has much else to do.
 LIMIT = 2.0
-#: Seconds of a question to the agent that QEMU may wait for a processor before silence means nothing (`Heartbeat`).
+#: Seconds that QEMU may wait for a processor without being given more time to answer (`Heartbeat`).
 KEPT = 0.12
 
 #: Overwrites the agent's code, in a container that sees the guest's pid 1: all of it becomes one byte, wherever it goes
@@ -196,7 +196,7 @@ def test_the_agent_stands_still(running: Callable[..., Running]) -> None:
 
     assert code == 255
     assert "the guest's agent does not answer" in said
-    # From before the guest begins to overwrite it. While the host lets QEMU wait, its silence says nothing.
+    # From before the guest begins to overwrite it. While the host lets QEMU wait, its silence does not count.
     assert seconds < LIMIT + 1 + LONGEST * (waiting.seconds > KEPT)
 
 

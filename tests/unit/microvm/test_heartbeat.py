@@ -64,19 +64,31 @@ def test_a_stopped_machine_is_asked_until_it_goes_on(idle: int) -> None:
     assert agent.asked == 4
 
 
-def test_a_machine_that_waits_for_a_processor_is_asked_until_it_goes_on() -> None:
-    """Two programs that never rest share a processor: each waits half of the time."""
+@pytest.fixture
+def crowded() -> Iterator[int]:
+    """A machine that never rests, and shares a processor with three programs like it: it runs a quarter of the time."""
     program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nwhile True: pass"
-    busy = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
-    try:
-        time.sleep(0.2)
-        agent = Agent(3)
-        Heartbeat(agent, busy[0].pid, 1.0).ask()
-        assert agent.asked == 4
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
+    busy = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(4)]
+    time.sleep(0.3)
+    yield busy[0].pid
+    for process in busy:
+        process.kill()
+        process.wait()
+
+
+def test_a_machine_that_waits_for_a_processor_has_as_much_more_time(crowded: int) -> None:
+    agent = Agent(1)
+    Heartbeat(agent, crowded, 1.0).ask()
+    assert agent.asked == 2
+
+
+def test_a_machine_that_is_silent_when_it_runs_is_silent(crowded: int) -> None:
+    agent = Agent(float("inf"))
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        Heartbeat(agent, crowded, 1.0).ask()
+    assert agent.asked > 1
+    assert time.monotonic() - began < heartbeat.LONGEST
 
 
 def test_what_never_goes_on_has_a_limit_too(idle: int, monkeypatch: pytest.MonkeyPatch) -> None:
