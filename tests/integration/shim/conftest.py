@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import contextlib
 import importlib.util
 import json
 import os
@@ -50,8 +51,10 @@ def relatives(keeper: int) -> list[int]:
 
     It is known by its name, which each fork of the server takes from its launcher.
     """
-    children = [task / "children" for task in Path(f"/proc/{keeper}/task").iterdir()]
-    pids = [int(pid) for file in children for pid in file.read_text().split()]
+    pids = []
+    for task in Path(f"/proc/{keeper}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            pids += [int(pid) for pid in (task / "children").read_text().split()]
     return [pid for pid in (parent_of(keeper)[0], *pids) if _is_shim(pid)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import contextlib
 import hashlib
 import os
 import random
@@ -42,6 +43,12 @@ class Footprint:
 
 def footprint(shim: Shim) -> Footprint:
     """Return what keeper and serving process have together; the shim, where it is one process."""
+    while True:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # who serves has ended meanwhile
+            return _footprint(shim)
+
+
+def _footprint(shim: Shim) -> Footprint:
     processes = [Path(f"/proc/{pid}") for pid in {shim.pid, shim.serving()}]
     lines = [line for each in processes for line in (each / "smaps_rollup").read_text().splitlines()]
     private = sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
