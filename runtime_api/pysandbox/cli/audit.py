@@ -52,7 +52,7 @@ def observed(invocation: Invocation, path: str, backend: str) -> tuple[Bundle, R
     from pysandbox.audit.audit import audit
     from pysandbox.backend import Options
     from pysandbox.caller import current
-    from pysandbox.cli.keeper import carry_out_in_child
+    from pysandbox.cli.child import carry_out_in_child
     from pysandbox.oci.bundle import load_bundle
     from pysandbox.plugins import choose
     from pysandbox.record import replace

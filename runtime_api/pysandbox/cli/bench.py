@@ -49,7 +49,7 @@ def run(invocation: Invocation) -> int:
     import contextlib
 
     request = read_request(invocation)
-    from pysandbox.cli.keeper import carry_out_in_child
+    from pysandbox.cli.child import carry_out_in_child
     from pysandbox.compare import bundlebench, document, interruption, terminal
 
     before = earlier(invocation)

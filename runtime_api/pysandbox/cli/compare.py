@@ -37,7 +37,7 @@ def run(invocation: Invocation) -> int:
     if not invocation.parsed.arguments:
         raise UsageError('pysandbox: "compare" requires exactly 1 argument(s)')
     request = bench.read_request(invocation)
-    from pysandbox.cli.keeper import carry_out_in_child
+    from pysandbox.cli.child import carry_out_in_child
     from pysandbox.compare import comparison, document, interruption, page, terminal
 
     page.require()
